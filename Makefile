@@ -1,0 +1,38 @@
+# make demo   install, then the main job on synthetic patients: about 8 minutes on two cores, ends with demo/report.html
+# make test   install, then lint, format, types, import contracts and tests
+
+VENV ?= .venv
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: demo test setup lint format types contracts tests clean
+
+demo: setup
+	$(BIN)/mindgap demo --out demo
+
+test: lint types contracts tests
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml scripts/setup.sh
+	VENV=$(VENV) scripts/setup.sh
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+tests: setup
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) demo build dist

@@ -1,0 +1,36 @@
+"""Brain-tumour segmentation when MRI sequences are missing.
+
+The functions of the command line, as functions: ``mindgap.prepare``, ``train``, ``segment``, ``evaluate``, ``report``.
+They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Experiment": "mindgap.experiment",
+    "train": "mindgap.session",
+    "prepare": "mindgap.api",
+    "segment": "mindgap.api",
+    "evaluate": "mindgap.api",
+    "report": "mindgap.api",
+    "cite": "mindgap.api",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'mindgap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return list(__all__)

@@ -1,0 +1,223 @@
+"""What mindgap does, as functions: prepare, train, segment, evaluate, report. The command line calls these.
+
+Training stands in :mod:`mindgap.session`, which needs no NIfTI, so that it runs on a bare machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mindgap.citations import BIBTEX, bibtex
+from mindgap.data.case import CaseFiles
+from mindgap.data.cohort import discover
+from mindgap.data.nifti import is_nifti, write_label
+from mindgap.data.preparation import prepare_cohort
+from mindgap.data.prepared import Preparation
+from mindgap.data.splits import find_split
+from mindgap.data.store import Store
+from mindgap.errors import MindgapError, SettingError
+from mindgap.evaluation.scores import Score, write_scores
+from mindgap.evaluation.threshold import thresholds_from_plain
+from mindgap.files import read_json, write_json, write_text
+from mindgap.inference.predictor import Coverage, Predictor, Segmentation
+from mindgap.inference.scoring import score_cohort
+from mindgap.regions import find_convention
+from mindgap.report.collect import collect
+from mindgap.report.page import build_page
+from mindgap.runfiles import EVALUATION, MANIFEST, PREDICTIONS, REPORT, SCORES, THRESHOLDS
+from mindgap.session import Interrupted, Progress, TrainingResult, silent, train
+
+__all__ = [
+    "Interrupted",
+    "Progress",
+    "TrainingResult",
+    "cite",
+    "evaluate",
+    "prepare",
+    "report",
+    "segment",
+    "silent",
+    "train",
+]
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    preparation: Preparation,
+    *,
+    split: str = "auto",
+    labels: str | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> Store:
+    """Prepare a cohort for training.
+
+    Args:
+        data: BraTS, MSD or other supported tree, or a CSV manifest.
+        out: Folder of the store.
+        preparation: Spacing and normalisation.
+        split: "protokd", a folder with train, validation and test lists, fractions such as 0.7/0.1/0.2, or
+            "auto": the lists in DATA/splits where there are any, else 0.7/0.1/0.2.
+        labels: Label convention, where the layout does not tell.
+        seed: Of a split by fractions.
+        workers: Cases at the same time.
+        progress: Called after each case.
+
+    Raises:
+        MindgapError: Nothing usable was found, or split and data do not fit.
+    """
+    cohort = discover(data, labels=labels)
+    case_ids = [files.case_id for files in cohort.cases]
+    if split == "auto":
+        split = str(data / "splits") if (data / "splits").is_dir() else "0.7/0.1/0.2"
+    chosen = find_split(split, case_ids, seed=seed)
+    return prepare_cohort(cohort, out, preparation, chosen, workers=workers, progress=progress)
+
+
+def segment(
+    files: CaseFiles,
+    model: Path,
+    out: Path,
+    *,
+    convention: str = "brats2017",
+    device: str = "auto",
+    precision: str = "auto",
+    coverage: Coverage = "tiles",
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Segmentation:
+    """Segment one case and write the mask, in the case's own grid, with its sidecar.
+
+    Args:
+        files: The case, any set of sequences that contains the model's.
+        model: Run folder or model folder.
+        out: The mask, ending in .nii.gz or .nii.
+        convention: How labels are numbered in the file.
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+        coverage: Half-overlapping tiles, or the whole brain in one pass.
+        force: Accept images whose affines disagree (never ones whose shapes do).
+        say: Takes lines worth reading (which file was taken for which sequence).
+
+    Raises:
+        InputError: The case cannot be used, or lacks a sequence the model needs.
+    """
+    if not is_nifti(out):
+        raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
+    labels = find_convention(convention)
+    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
+    used = predictor.serve(files.case_id, files.sequences)
+    for sequence, source in files.images.items():
+        say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
+    if out.resolve() in {source.path.resolve() for source in files.images.values()}:
+        raise SettingError(f"{out} is an input image: choose another output.")
+    segmentation = predictor.segment(files.load(used, force=force))
+    write_label(out, segmentation.target, like=segmentation.like, convention=labels)
+    return segmentation
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    out: Path | None = None,
+    *,
+    baseline: bool = True,
+    cases: str = "test",
+    labels: str | None = None,
+    name: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    coverage: Coverage = "tiles",
+    progress: Progress = silent,
+) -> tuple[list[Score], dict[str, str]]:
+    """Score a trained network on a cohort, in the native grid, beside the best single threshold.
+
+    Writes the scores to ``out`` and into the run folder (scores.csv), masks under ``predictions/`` and what was
+    scored in ``evaluation.json``.
+
+    Args:
+        model: Run folder.
+        data: Cohort with reference labels.
+        out: Where the scores go besides the run folder.
+        baseline: Whether to score the threshold baseline too.
+        cases: "test" for the test part of the run's split, "all" for every case of ``data``.
+        labels: Label convention, where the layout does not tell.
+        name: Name of the model in the table; the run folder's by default.
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+        coverage: As in :func:`segment`.
+        progress: Called after each case.
+
+    Returns:
+        The scores, and the cases that could not be scored with the reason.
+
+    Raises:
+        MindgapError: Nothing could be scored.
+    """
+    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
+    cohort = discover(data, labels=labels)
+    if cohort.convention is None:
+        raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
+    chosen = list(cohort.cases)
+    if cases == "test":
+        wanted = set(read_json(model / MANIFEST)["cases"]["test"])
+        chosen = [files for files in chosen if files.case_id in wanted]
+        if not chosen:
+            raise SettingError(
+                f"none of the {len(wanted)} test cases of {model} is in {data}: name the data the run was prepared "
+                "from, or score every case with --cases all."
+            )
+    thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline else None
+    began = time.perf_counter()
+    result = score_cohort(
+        predictor,
+        chosen,
+        cohort.convention,
+        model=name or model.name,
+        thresholds=thresholds,
+        predictions=model / PREDICTIONS,
+        progress=progress,
+    )
+    if not result.scores:
+        raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in result.failed.values()))
+    for path in {model / SCORES, out or model / SCORES}:
+        write_scores(path, result.scores)
+    write_json(
+        model / EVALUATION,
+        {
+            "data": str(data),
+            "labels": cohort.convention.name,
+            "cases": sorted({score.case for score in result.scores}),
+            "failed": result.failed,
+            "grid": "native",
+            "protocol": "strict",
+            "coverage": coverage,
+            "precision": predictor.precision,
+            "model_sha256": predictor.sha256,
+            "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
+        },
+    )
+    return result.scores, result.failed
+
+
+def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindgap report") -> Path:
+    """Write one self-contained HTML page about evaluated runs.
+
+    Args:
+        runs: Run folders; their scores stand side by side, and every pair that saw the same cases is compared.
+        out: The page; ``report.html`` in the first run by default.
+        title: Heading.
+    """
+    page = out or runs[0] / REPORT
+    write_text(page, build_page(title=title, **collect(runs)))
+    return page
+
+
+def cite(run: Path | None = None) -> str:
+    """BibTeX of what a run used, or of everything."""
+    keys: list[str] = list(BIBTEX) if run is None else read_json(run / MANIFEST)["citations"]
+    return bibtex(keys)

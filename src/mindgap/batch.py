@@ -1,0 +1,159 @@
+"""The waist: what goes into every network (Batch), what comes out (Output), and the words for their shapes.
+
+Axes are named B (case in the batch), J (sequence), C (channel or class), L (channel of a latent), R (region) and
+i j k (voxel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
+from mindgap.sequences import Subset
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer, Shaped
+else:
+    try:
+        from jaxtyping import Bool, Float, Integer, Shaped
+    except ImportError:  # a bare training machine has torch and little else; shapes are then only read by people
+
+        class _Anything:
+            def __class_getitem__(cls, _: Any) -> type[Tensor]:
+                return Tensor
+
+        Bool = Float = Integer = Shaped = _Anything
+
+__all__ = [
+    "BACKGROUND",
+    "Batch",
+    "Bool",
+    "Float",
+    "Integer",
+    "Output",
+    "Shaped",
+    "brain_of",
+    "classes_from_regions",
+    "fill_absent",
+]
+
+BACKGROUND = -1.0
+"""Value of every voxel outside the brain in a prepared image; brain voxels are strictly above it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases on their way into a network.
+
+    ``available`` and ``present`` stay in host memory: they steer which parts run, and reading a flag from a
+    GPU would make every step wait for it.
+
+    Attributes:
+        image: Prepared intensities. Where ``available`` is False the content has no meaning (tests fill it
+            with NaN).
+        sequences: What the columns of ``image``, ``available`` and ``present`` are, in canonical order.
+        available: What the cases have on disk.
+        present: What a network may use now; never more than ``available``.
+        target: Reference classes (0 background, 1 ET, 2 NCR, 3 ED), or None at prediction.
+        case_ids: One name per row.
+    """
+
+    image: Float[Tensor, "B J i j k"]
+    sequences: Subset
+    available: Bool[Tensor, "B J"]
+    present: Bool[Tensor, "B J"]
+    target: Integer[Tensor, "B i j k"] | None
+    case_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if bool((self.present & ~self.available).any()):
+            raise ValueError("a batch may not present a sequence that is not available")
+
+    def select(self, subset: Subset) -> Batch:
+        """The same cases with only the columns of these sequences.
+
+        Raises:
+            KeyError: A sequence of ``subset`` has no column.
+        """
+        if subset == self.sequences:
+            return self
+        missing = [str(sequence) for sequence in subset if sequence not in self.sequences]
+        if missing:
+            raise KeyError(f"the batch has no column for {missing}: its columns are {self.sequences}")
+        columns = [self.sequences.index(sequence) for sequence in subset]
+        return replace(
+            self,
+            image=self.image[:, columns],
+            sequences=subset,
+            available=self.available[:, columns],
+            present=self.present[:, columns],
+        )
+
+    def rows(self, keep: Bool[Tensor, " B"]) -> Batch:
+        """Only the cases where ``keep`` (in host memory) is True."""
+        if bool(keep.all()):
+            return self
+        index = keep.nonzero().flatten()
+        return replace(
+            self,
+            image=self.image[index],
+            available=self.available[index],
+            present=self.present[index],
+            target=None if self.target is None else self.target[index],
+            case_ids=tuple(self.case_ids[row] for row in index.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network says about a batch.
+
+    Attributes:
+        logits: Scores of the classes, at the resolution of the input.
+        features: Named intermediate maps that methods consume ("feature", "bottleneck").
+        latents: One map per sequence, in the network's order; empty where there are none.
+        head: How logits turn into probabilities: "softmax" over disjoint classes (0 background, 1 ET, 2 NCR, 3 ED).
+    """
+
+    logits: Float[Tensor, "B C i j k"]
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    latents: tuple[Float[Tensor, "B L i j k"], ...] = ()
+    head: Literal["softmax"] = "softmax"
+
+    def region_probabilities(self) -> Float[Tensor, "B R i j k"]:
+        r"""Probabilities of WT, TC and ET, nested by construction.
+
+        $P(ET)=p_1$, $P(TC)=p_1+p_2$, $P(WT)=p_1+p_2+p_3$ with $p=\mathrm{softmax}(logits)$ in float32.
+        Inference, confidence and calibration use only these, whatever the head of the network.
+        """
+        p = torch.softmax(self.logits.float(), dim=1)
+        return torch.stack([p[:, 1] + p[:, 2] + p[:, 3], p[:, 1] + p[:, 2], p[:, 1]], dim=1).clamp_(0.0, 1.0)
+
+
+def classes_from_regions(probabilities: Float[Tensor, "R i j k"]) -> Tensor:
+    """The most probable class per voxel (i j k, uint8) from nested region probabilities.
+
+    With WT, TC, ET nested the class probabilities are 1-WT (background), ET, TC-ET (NCR), WT-TC (oedema).
+    """
+    wt, tc, et = probabilities
+    classes = torch.stack([1 - wt, et, tc - et, wt - tc])
+    order = torch.tensor([0, ET_CLASS, NCR_CLASS, ED_CLASS], dtype=torch.uint8)
+    return order[classes.argmax(0).cpu()]
+
+
+def brain_of(image: Shaped[Tensor, "*axes"]) -> Shaped[Tensor, "*axes"]:
+    """Brain mask of prepared images (any shape): voxels above :data:`BACKGROUND`; NaN is not brain."""
+    return image > BACKGROUND
+
+
+def fill_absent(image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Float[Tensor, "B J i j k"]:
+    """Replace absent sequences by background, whatever stands there (also NaN, which a product would keep)."""
+    if bool(present.all()):
+        return image
+    shown = present.to(image.device)[:, :, None, None, None]
+    return torch.where(shown, image, torch.full_like(image, BACKGROUND))

@@ -1,0 +1,94 @@
+"""mindgap segment: a mask from the sequences at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from mindgap.cli.terminal import parse, print_table, say
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment one patient: skull-stripped, co-registered images in, a mask in the same grid out.
+
+    Give a folder, whose files are recognised by name (t1, t1n, t1ce, t1c, t1gd, t2, t2w, flair, t2f, ...), or name the
+    files. Files of sequences the model does not use are not opened. The mask has the shape, affine and orientation of
+    the input; a sidecar .json says what its numbers mean.
+
+    Attributes:
+        case: Folder of the patient.
+        model: Run folder or model folder.
+        out: The mask, .nii.gz or .nii.
+        t1: T1 image.
+        t1ce: Contrast-enhanced T1 image.
+        t2: T2 image.
+        flair: FLAIR image.
+        labels: Label convention of the mask: brats2017 (1 NCR, 2 ED, 4 ET), brats2023 (1 NCR, 2 ED, 3 ET), msd, nnunet,
+            brats-ped.
+        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster).
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+        force: Accept images whose affines disagree.
+    """
+
+    case: Annotated[Path | None, tyro.conf.Positional] = None
+    model: Path = Path()
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("seg.nii.gz")
+    t1: Path | None = None
+    t1ce: Path | None = None
+    t2: Path | None = None
+    flair: Path | None = None
+    labels: str = "brats2017"
+    coverage: Literal["tiles", "whole"] = "tiles"
+    device: str = "auto"
+    precision: str = "auto"
+    force: bool = False
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the verb."""
+    settings = parse(Segment, words, verb="segment")
+    from mindgap.errors import SettingError
+    from mindgap.processor import keep_freed_memory
+
+    if settings.model == Path():
+        raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
+    keep_freed_memory()
+    from mindgap.api import segment
+    from mindgap.data.cohort import case_from_files, case_from_folder
+    from mindgap.sequences import Sequence as MriSequence
+
+    named = {
+        sequence: path
+        for sequence, path in (
+            (MriSequence.T1, settings.t1),
+            (MriSequence.T2, settings.t2),
+            (MriSequence.T1CE, settings.t1ce),
+            (MriSequence.FLAIR, settings.flair),
+        )
+        if path is not None
+    }
+    if settings.case is not None and named:
+        raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
+    if settings.case is None and not named:
+        raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
+    files = case_from_folder(settings.case) if settings.case is not None else case_from_files(named)
+    found = segment(
+        files,
+        settings.model,
+        settings.out,
+        convention=settings.labels,
+        device=settings.device,
+        precision=settings.precision,
+        coverage=settings.coverage,
+        force=settings.force,
+        say=say,
+    )
+    print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
+    say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
+    return 0

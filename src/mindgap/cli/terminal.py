@@ -1,0 +1,100 @@
+"""What all verbs share at the terminal: parsing, progress with time left, tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_PLAIN_EVERY_S = 10.0
+
+
+def parse(kind: Callable[..., T], words: Sequence[str], *, verb: str, **options: Any) -> T:
+    """Parse the words after a verb with tyro; a wrong flag ends with exit code 2 and a hint."""
+    import tyro
+
+    parsed: T = tyro.cli(kind, args=list(words), prog=f"mindgap {verb}", **options)
+    return parsed
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+class ProgressLine:
+    """A progress bar on a terminal; elsewhere a plain line every ten seconds. Both say how much time is left.
+
+    Args:
+        name: What is going on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = time.perf_counter()
+        self.first: int | None = None
+        self.spoke = self.began
+        self.width = 0
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Take the callback of an api function."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = done - 1
+            self.began = now if done > 1 else self.began
+        speed = (done - self.first) / max(now - self.began, 1e-9)
+        left = (total - done) / speed if speed > 0 else 0.0
+        terminal = sys.stderr.isatty()
+        if not terminal and done < total and now - self.spoke < _PLAIN_EVERY_S:
+            return
+        if terminal and done < total and now - self.spoke < 0.1:
+            return
+        self.spoke = now
+        state = f"{duration(left)} left" if done < total else f"done in {duration(now - self.began)}"
+        line = f"{self.name}: {done}/{total}  {state}  {what}".rstrip()
+        if terminal:
+            bar = "#" * round(20 * done / max(total, 1))
+            line = f"[{bar:<20}] {line}"
+            sys.stderr.write("\r" + line.ljust(self.width) + ("\n" if done >= total else ""))
+            self.width = len(line)
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print an aligned table; the first column is text, the others are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if console.width < 100 and not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+@contextmanager
+def timed(name: str) -> Iterator[None]:
+    """Say how long a block took."""
+    began = time.perf_counter()
+    yield
+    say(f"{name}: {duration(time.perf_counter() - began)}")

@@ -1,0 +1,124 @@
+"""mindgap train: train a teacher, a baseline or a student."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindgap.cli.terminal import ProgressLine, parse, say
+
+_METHODS_TEXT = """usage: mindgap train METHOD --data STORE --out RUN [--preset small|quick|paper] [options]
+
+methods
+  teacher    encoders per sequence, latents drawn to an anchor (--anchor mixture|k|none), a VNet on all of them
+  unimodal   a VNet on --subset alone, no teacher: the baseline
+  pmkl       a VNet on --subset that learns from the labels and from a frozen --teacher RUN
+
+presets (every number can be overridden by a flag)
+  small      width 16, 2,500 steps of two 64^3 crops, for data at 2 mm: about 20 minutes on two cores
+  quick      width 8, 400 steps: minutes on two cores
+  paper      50,000 steps of four 80^3 crops, Adam, poly 0.9, for data at 1 mm
+
+mindgap train METHOD --help   lists all flags          --dry-run   prints the resolved settings and stops
+--resume   goes on from the newest whole checkpoint    SIGTERM     saves, then stops
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run is written.
+
+    Attributes:
+        out: Run folder: settings, terms of every step, checkpoints, the network.
+        resume: Go on from the newest whole checkpoint in --out (starts anew where there is none).
+        dry_run: Print the resolved settings and stop.
+    """
+
+    out: Path
+    resume: bool = False
+    dry_run: bool = False
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the verb."""
+    if not words or words[0] in ("-h", "--help"):
+        say(_METHODS_TEXT.rstrip())
+        return 0
+    from mindgap.processor import keep_freed_memory
+
+    keep_freed_memory()
+    experiment, place = parse_experiment(list(words))
+    from mindgap.api import train
+    from mindgap.experiment import to_plain
+
+    print_settings(to_plain(experiment))
+    if place.dry_run:
+        check(experiment)
+        return 0
+    result = train(experiment, place.out, resume=place.resume, progress=ProgressLine(f"training {words[0]}"), say=say)
+    say(f"{result.folder}: {result.parameters:,} parameters")
+    return 0
+
+
+def parse_experiment(words: list[str]) -> tuple[Any, Run]:
+    """From words to settings: the method first, a preset as default, flags on top.
+
+    Raises:
+        SettingError: The method or the preset is unknown.
+    """
+    import tyro
+
+    from mindgap.errors import SettingError
+    from mindgap.experiment import PRESETS
+    from mindgap.methods import METHODS
+
+    name = words[0]
+    if name not in METHODS:
+        raise SettingError(f"there is no method {name!r}: choose one of {', '.join(METHODS)}.")
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="small")
+    found, rest = finder.parse_known_args(words[1:])
+    if found.preset not in PRESETS:
+        raise SettingError(f"there is no preset {found.preset!r}: choose one of {', '.join(PRESETS)}.")
+    default = PRESETS[found.preset](Path("STORE"), METHODS[name]())
+    recipe = METHODS[name]
+    fields: list[Any] = [("data", Path)]
+    for field in dataclasses.fields(default):
+        if field.name not in ("data", "method"):
+            value = getattr(default, field.name)
+            fields.append((field.name, type(value), dataclasses.field(default=value)))
+    fields.insert(1, ("run", tyro.conf.OmitArgPrefixes[Run]))
+    fields.append(("method", recipe, dataclasses.field(default=default.method)))
+    flags = dataclasses.make_dataclass("Train", fields, frozen=True)
+    described = (type(default).__doc__ or "").partition("Attributes:")[2]
+    flags.__doc__ = (
+        f"{(recipe.__doc__ or '').splitlines()[0]}\n\nDefaults are those of --preset {found.preset}.\n\n"
+        f"Attributes:{described}"
+    )
+    parsed = parse(flags, rest, verb=f"train {name}", config=(tyro.conf.OmitArgPrefixes,))
+    chosen: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(default)}
+    return type(default)(**chosen), parsed.run
+
+
+def check(experiment: Any) -> None:
+    """Refuse what cannot work, as the training itself would, without training."""
+    from mindgap.data.store import open_store
+    from mindgap.experiment import build_method
+
+    method = build_method(experiment, open_store(experiment.data))
+    count = sum(p.numel() for p in method.networks["segmenter"].parameters())
+    say(f"the settings are sound: {count:,} parameters. Nothing was trained (--dry-run).")
+
+
+def print_settings(value: dict[str, Any], indent: str = "") -> None:
+    """Print the resolved tree of settings."""
+    for name, item in value.items():
+        if isinstance(item, dict):
+            say(f"{indent}{name}")
+            print_settings(item, indent + "  ")
+        else:
+            say(f"{indent}{name:<28} {item}")

@@ -1,0 +1,240 @@
+"""One patient: on disk with any non-empty set of sequences, in memory with impossible data refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindgap.data.nifti import Volume, read_volume
+from mindgap.errors import InputError
+from mindgap.regions import CLASS_COUNT, LabelConvention, target_from_label
+from mindgap.sequences import SEQUENCES, Sequence, Subset, format_subset, make_subset
+
+_T = TypeVar("_T")
+
+AFFINE_TOLERANCE_MM = 1e-3
+"""Largest difference of two affines' entries (nnU-Net's 1e-8 refuses files that differ by rounding)."""
+LEAST_BRAIN_FRACTION = 1e-3
+MOST_NEGATIVE_FRACTION = 1e-2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one image lies.
+
+    Attributes:
+        path: A NIfTI file.
+        channel: Index on the fourth axis of a 4-D file (MSD); None for a 3-D file.
+    """
+
+    path: Path
+    channel: int | None = None
+
+    def __str__(self) -> str:
+        return self.path.name if self.channel is None else f"{self.path.name}#{self.channel}"
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One patient on disk; nothing has been opened yet.
+
+    Attributes:
+        case_id: Name of the patient or examination.
+        images: The sequences there are, at least one; put in canonical order.
+        label: The reference segmentation, where there is one.
+
+    Raises:
+        InputError: No sequence, or one image named twice.
+    """
+
+    case_id: str
+    images: Mapping[Sequence, Source]
+    label: Source | None = None
+
+    def __post_init__(self) -> None:
+        ordered = _in_order(self.case_id, self.images)
+        object.__setattr__(self, "images", ordered)
+        named = {str(sequence): source for sequence, source in ordered.items()}
+        if self.label is not None:
+            named["the label"] = self.label
+        seen: dict[Source, str] = {}
+        for name, source in named.items():
+            # A link to a file is that file.
+            place = Source(source.path.resolve(), source.channel)
+            if place in seen:
+                raise InputError(
+                    case=self.case_id,
+                    expected="a file of its own for each sequence",
+                    found=f"{source} named for {seen[place]} and for {name}",
+                    mend="name the right file, or leave the absent sequence out",
+                )
+            seen[place] = name
+
+    @property
+    def sequences(self) -> Subset:
+        """The sequences on disk, in canonical order."""
+        return tuple(self.images)
+
+    def load(
+        self,
+        subset: Subset | None = None,
+        *,
+        convention: LabelConvention | None = None,
+        force: bool = False,
+    ) -> Case:
+        """Open the files of a subset, and only these: an absent sequence has no influence on anything.
+
+        Args:
+            subset: What to open; all there is when None.
+            convention: What the numbers of the label mean; without it the label is not opened.
+            force: Accept affines that disagree; the grid of the first sequence then stands for all.
+
+        Returns:
+            The checked case; its target is None where no label was asked for or none exists.
+
+        Raises:
+            InputError: A sequence is not there, a file is unreadable, or the data are impossible (see
+                :class:`Case`).
+            SettingError: The subset is empty.
+        """
+        wanted = self.sequences if subset is None else make_subset(subset)
+        absent = [sequence for sequence in wanted if sequence not in self.images]
+        if absent:
+            raise InputError(
+                case=self.case_id,
+                expected=f"the sequences {format_subset(wanted)}",
+                found=f"{format_subset(self.sequences)} ({format_subset(absent)} absent)",
+                mend=f"ask for {format_subset(self.sequences)} or fewer, or add the missing files",
+            )
+        sources = {sequence: self.images[sequence] for sequence in wanted}
+        images = {
+            sequence: read_volume(source.path, case=self.case_id, channel=source.channel)
+            for sequence, source in sources.items()
+        }
+        target = None
+        if convention is not None and self.label is not None:
+            label = read_volume(self.label.path, case=self.case_id, channel=self.label.channel)
+            _check_grid(self.case_id, label, images[wanted[0]], force=force)
+            target = target_from_label(label.array, convention, f"{self.case_id}: {self.label.path.name}")
+        return Case(self.case_id, images, target, force=force)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """The same patient in memory, checked at birth.
+
+    Background is 0 and brain is what lies above (the convention of BraTS), so crop and normalisation can
+    rely on it. Few negative voxels (interpolation) are let through, an image full of them is not.
+
+    Attributes:
+        case_id: Name of the patient or examination.
+        images: At least one volume, all on one grid; put in canonical order.
+        target: Classes of :mod:`mindgap.regions` (i j k) on the same grid, or None.
+        force: Accept affines that disagree; shapes have to agree all the same.
+
+    Raises:
+        InputError: No image; shapes or affines disagree; an image has NaN or infinite voxels, is constant,
+            mostly empty, or has many negative voxels; the target does not fit.
+    """
+
+    case_id: str
+    images: Mapping[Sequence, Volume]
+    target: NDArray[np.uint8] | None = None
+    force: InitVar[bool] = False
+
+    def __post_init__(self, force: bool) -> None:
+        object.__setattr__(self, "images", _in_order(self.case_id, self.images))
+        for volume in list(self.images.values())[1:]:
+            _check_grid(self.case_id, volume, self.reference, force=force)
+        for sequence, volume in self.images.items():
+            _check_voxels(f"{self.case_id}: {sequence} ({volume.path.name})", volume.array)
+        if self.target is not None:
+            _check_target(self.case_id, self.target, self.reference)
+
+    @property
+    def reference(self) -> Volume:
+        """The first image in canonical order; masks go home in its grid."""
+        return next(iter(self.images.values()))
+
+    @property
+    def sequences(self) -> Subset:
+        """The sequences in memory, in canonical order."""
+        return tuple(self.images)
+
+
+def _in_order(case_id: str, images: Mapping[Sequence, _T]) -> dict[Sequence, _T]:
+    if not images:
+        raise InputError(
+            case=case_id,
+            expected="at least one of T1, T2, T1ce, FLAIR",
+            found="no image",
+            mend="name at least one sequence",
+        )
+    return {sequence: images[sequence] for sequence in SEQUENCES if sequence in images}
+
+
+def _check_grid(case_id: str, volume: Volume, reference: Volume, *, force: bool) -> None:
+    mend = "register and resample all files of the case to one grid"
+    if volume.array.shape != reference.array.shape:
+        raise InputError(
+            case=f"{case_id}: {volume.path.name}",
+            expected=f"shape {reference.array.shape} as in {reference.path.name}",
+            found=f"{volume.array.shape}",
+            mend=mend,
+        )
+    difference_mm = float(np.abs(volume.affine - reference.affine).max())
+    if difference_mm > AFFINE_TOLERANCE_MM and not force:
+        corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in volume.array.shape))])
+        shifts_mm = np.linalg.norm((corners @ (volume.affine - reference.affine).T)[:, :3], axis=1)
+        raise InputError(
+            case=f"{case_id}: {volume.path.name}",
+            expected=f"the affine of {reference.path.name} within {AFFINE_TOLERANCE_MM:g} mm",
+            found=f"one that differs by {difference_mm:.3g} mm (corners by up to {shifts_mm.max():.3g} mm)",
+            mend=f"{mend}; when only the header is wrong, --force takes the grid of {reference.path.name}",
+        )
+
+
+def _check_voxels(case: str, array: NDArray[np.float32]) -> None:
+    """Refuse what no MRI looks like; minimum and maximum carry NaN and infinity along, so two passes do."""
+    with np.errstate(invalid="ignore"):
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    strip = "give skull-stripped images with background 0"
+    if not np.isfinite([low, high]).all():
+        count = array.size - int(np.isfinite(array).sum())
+        expected, found = "finite voxels", f"{count} that are NaN or infinite"
+        mend = "replace them (background is 0) or convert the image again"
+    elif low == high:
+        expected, found = "an image", "only zeros" if low == 0 else f"the same value {low:g} in every voxel"
+        mend = "give the right file, or leave this sequence out: it may be absent, but not blank"
+    elif low < 0 and (fraction := float((array < 0).mean())) > MOST_NEGATIVE_FRACTION:
+        expected, found = "background 0 and brain above it", f"{fraction:.1%} negative voxels"
+        mend = f"{strip}; normalisation is done here, so z-scored images are not needed"
+    elif (fraction := np.count_nonzero(array > 0) / array.size) < LEAST_BRAIN_FRACTION:
+        expected = f"a brain (voxels above 0) of at least {LEAST_BRAIN_FRACTION:.1%} of the volume"
+        found, mend = f"{fraction:.3%}", strip
+    else:
+        return
+    raise InputError(case=case, expected=expected, found=found, mend=mend)
+
+
+def _check_target(case_id: str, target: NDArray[np.uint8], reference: Volume) -> None:
+    if target.shape != reference.array.shape:
+        raise InputError(
+            case=f"{case_id}: target",
+            expected=f"shape {reference.array.shape} as in {reference.path.name}",
+            found=f"{target.shape}",
+            mend="resample the label to the grid of the images",
+        )
+    if target.max(initial=0) >= CLASS_COUNT:
+        raise InputError(
+            case=f"{case_id}: target",
+            expected=f"classes 0 to {CLASS_COUNT - 1}",
+            found=f"{target.max()}",
+            mend="turn label values into classes with target_from_label",
+        )

@@ -1,0 +1,313 @@
+"""From folders and tables to cases, by name alone: no image is opened here.
+
+Known layouts: BraTS 2017-2021 and 2023+ trees, any other tree with one folder per case, MSD Task01, nnU-Net
+raw, and a CSV manifest. What label numbers mean is taken from a layout only where that is beyond doubt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import abc
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mindgap.data.case import CaseFiles, Source
+from mindgap.data.manifest import read_manifest
+from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
+from mindgap.errors import InputError
+from mindgap.files import read_json
+from mindgap.regions import LabelConvention, find_convention
+from mindgap.sequences import Sequence, sequence_from_alias, split_filename
+
+MAX_DEPTH = 3
+MSD_CHANNELS = (Sequence.FLAIR, Sequence.T1, Sequence.T1CE, Sequence.T2)
+_WORDS_OF_LAYOUT = {"brats2017": {"t1", "t1ce", "t2", "flair"}, "brats2023": {"t1n", "t1c", "t2w", "t2f"}}
+_LOOKED_FOR = (
+    "*_{t1,t1ce,t2,flair}.nii.gz or *-{t1n,t1c,t2w,t2f}.nii.gz in one folder per case (up to "
+    f"{MAX_DEPTH} levels down), imagesTr/*.nii.gz (MSD, nnU-Net), or a .csv manifest"
+)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases of one data set.
+
+    Attributes:
+        root: Where they were found.
+        layout: "brats2017", "brats2023", "folders" (case folders named otherwise), "msd", "nnunet" or
+            "manifest".
+        cases: Sorted by case_id; a case may lack sequences or its label.
+        rejected: Case or folder -> why it cannot be used.
+        convention: What the numbers of the labels mean; None when it has to be asked for.
+    """
+
+    root: Path
+    layout: str
+    cases: tuple[CaseFiles, ...]
+    rejected: abc.Mapping[str, str]
+    convention: LabelConvention | None
+
+
+def discover(root: Path, *, labels: str | None = None) -> Cohort:
+    """Find the cases of a data set.
+
+    Args:
+        root: A BraTS tree (HGG/LGG or flat), an MSD or nnU-Net folder (the one that holds imagesTr), one case
+            folder, or a .csv manifest.
+        labels: Name of the label convention; overrides what the layout says.
+
+    Raises:
+        InputError: Nothing is found, layouts are mixed, or the manifest is wrong.
+        SettingError: The label convention is unknown.
+
+    Example:
+        >>> cohort = discover(Path("MICCAI_BraTS_2018_Data_Training"))  # doctest: +SKIP
+        >>> len(cohort.cases), cohort.layout  # doctest: +SKIP
+        (285, 'brats2017')
+    """
+    convention = None if labels is None else find_convention(labels)
+    if root.suffix.lower() == ".csv":
+        found_cases, rejected = read_manifest(root)
+        cohort = Cohort(root, "manifest", _sorted(found_cases), rejected, None)
+    elif not root.is_dir():
+        found = "one NIfTI file" if is_nifti(root) and root.is_file() else "no such folder"
+        raise InputError(
+            case=str(root),
+            expected="a folder of cases or a .csv manifest",
+            found=found,
+            mend="correct the path, or name the folder the file lies in",
+        )
+    else:
+        cohort = _from_folders(root)
+        if (root / "imagesTr").is_dir():
+            if cohort.cases:
+                raise _mixed(root, f"imagesTr (MSD or nnU-Net) and case folders ({cohort.layout})")
+            cohort = _from_images_tr(root)
+    if not cohort.cases:
+        reasons = "; ".join(f"{case}: {reason}" for case, reason in list(cohort.rejected.items())[:3])
+        raise InputError(
+            case=str(root),
+            expected=_LOOKED_FOR,
+            found=f"no usable case ({reasons})" if reasons else "none of these",
+            mend="name the folder that holds the cases, or write a manifest: case,t1,t2,t1ce,flair,label",
+        )
+    return cohort if convention is None else replace(cohort, convention=convention)
+
+
+def case_from_folder(folder: Path) -> CaseFiles:
+    """The case in one folder, whatever the style of its names; sub-folders are not searched.
+
+    A file whose name, without the folder's own, contains "seg" is the label and never an image. Files that
+    name no sequence are left alone.
+
+    Raises:
+        InputError: No image, or two files claim to be the same thing.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            case=str(folder),
+            expected="the folder of one case",
+            found="no such folder",
+            mend="correct the path",
+        )
+    case_id = folder.resolve().name
+    images: dict[Sequence, list[Path]] = {}
+    labels: list[Path] = []
+    files = _nifti_files(folder)
+    for path in files:
+        parts = split_filename(stem_of(path))
+        if _is_label(path, case_id):
+            labels.append(path)
+        elif parts is not None:
+            images.setdefault(parts[2], []).append(path)
+    if not images:
+        raise InputError(
+            case=case_id,
+            expected="images whose names end in a sequence (_t1, _t1ce, _t2, _flair, -t1n, ...)",
+            found=", ".join(path.name for path in files[:6]) or "no NIfTI file",
+            mend="rename the files, or name each one by its sequence (a manifest does that for many cases)",
+        )
+    exact = [path for path in labels if stem_of(path).lower() in {f"{case_id}{mark}seg".lower() for mark in "_-"}]
+    labels = exact or labels
+    for name, paths in [
+        *((str(sequence), paths) for sequence, paths in images.items()),
+        ("the label", labels),
+    ]:
+        if len(paths) > 1:
+            raise InputError(
+                case=case_id,
+                expected=f"one file for {name}",
+                found=", ".join(path.name for path in paths),
+                mend="keep one case per folder, one file per sequence, or list the right ones in a manifest",
+            )
+    return CaseFiles(
+        case_id,
+        {sequence: Source(paths[0]) for sequence, paths in images.items()},
+        Source(labels[0]) if labels else None,
+    )
+
+
+def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = None) -> CaseFiles:
+    """A case from files named one by one.
+
+    Args:
+        files: Sequence -> NIfTI file.
+        case_id: Name; by default what the file names have in common, or else the name of their folder.
+
+    Raises:
+        InputError: No file, a file that is missing or no NIfTI, or one file named twice.
+    """
+    for sequence, path in files.items():
+        if not path.is_file() or not is_nifti(path):
+            raise InputError(
+                case=case_id or str(path),
+                expected=f"a {' or '.join(NIFTI_SUFFIXES)} file for {sequence}",
+                found=f"{path.name}" if path.exists() else f"nothing at {path}",
+                mend="correct the path, or leave the absent sequence out",
+            )
+    if case_id is None and files:
+        parts = [split_filename(stem_of(path)) for path in files.values()]
+        names = {part[0] if part else "" for part in parts}
+        case_id = names.pop() if len(names) == 1 else ""
+        case_id = case_id or next(iter(files.values())).resolve().parent.name
+    return CaseFiles(case_id or "case", {sequence: Source(path) for sequence, path in files.items()})
+
+
+def _from_folders(root: Path) -> Cohort:
+    """Every folder that holds images is a case; layout and convention follow from all names together."""
+    folders = [folder for folder in _walk(root) if _nifti_files(folder)]
+    cases: dict[str, CaseFiles] = {}
+    rejected: dict[str, str] = {}
+    for folder in folders:
+        try:
+            case = case_from_folder(folder)
+        except InputError as error:
+            rejected[folder.resolve().name] = f"{error.found} where {error.expected} is due; {error.mend}"
+            continue
+        if case.case_id in cases or case.case_id in rejected:
+            cases.pop(case.case_id, None)
+            rejected[case.case_id] = f"two folders carry this name, one of them {folder}; rename one"
+            continue
+        cases[case.case_id] = case
+    if len(cases) > 1 and root.resolve().name in cases and _nifti_files(root):
+        raise _mixed(root, "images of one case and folders with other cases")
+    layout, convention = _layout_of(root, list(cases.values()))
+    return Cohort(root, layout, _sorted(cases), dict(sorted(rejected.items())), convention)
+
+
+def _layout_of(root: Path, cases: list[CaseFiles]) -> tuple[str, LabelConvention | None]:
+    found: dict[str, str] = {}
+    for case in cases:
+        stems = [stem_of(source.path) for source in case.images.values()]
+        words = {parts[1] for parts in map(split_filename, stems) if parts is not None}
+        # BIDS writes T2w: only names written as released are taken for BraTS 2023.
+        if words <= _WORDS_OF_LAYOUT["brats2023"]:
+            name = "brats-ped" if case.case_id.startswith("BraTS-PED") else "brats2023"
+        elif {word.lower() for word in words} <= _WORDS_OF_LAYOUT["brats2017"]:
+            name = "brats2017"
+        else:
+            name = "folders"
+        found.setdefault(name, case.case_id)
+    if "folders" in found or not found:
+        return "folders", None
+    if len(found) > 1:
+        raise _mixed(root, " and ".join(f"{name} ({case_id})" for name, case_id in found.items()))
+    convention = next(iter(found))
+    return "brats2017" if convention == "brats2017" else "brats2023", find_convention(convention)
+
+
+def _from_images_tr(root: Path) -> Cohort:
+    images = _nifti_files(root / "imagesTr")
+    labels = {stem_of(path): path for path in _nifti_files(root / "labelsTr")}
+    names = _channel_names(root)
+    split = [re.fullmatch(r"(.+)_(\d{4})", stem_of(path)) for path in images]
+    if not any(split):
+        channels = names or MSD_CHANNELS
+        cases = {
+            stem_of(path): CaseFiles(
+                stem_of(path),
+                {sequence: Source(path, channel) for channel, sequence in enumerate(channels)},
+                _source(labels.get(stem_of(path))),
+            )
+            for path in images
+        }
+        return Cohort(root, "msd", _sorted(cases), {}, find_convention("msd"))
+    if names is None or not all(split):
+        raise InputError(
+            case=str(root),
+            expected="CASE_0000.nii.gz, ... throughout, and channel_names in dataset.json",
+            found="neither or only one of these; the order of the channels differs between data sets",
+            mend="add dataset.json, or list the files in a manifest: case,t1,t2,t1ce,flair,label",
+        )
+    found: dict[str, dict[Sequence, Source]] = {}
+    rejected: dict[str, str] = {}
+    for match, path in zip(split, images, strict=True):
+        if match is None:
+            continue
+        if int(match[2]) < len(names):
+            found.setdefault(match[1], {})[names[int(match[2])]] = Source(path)
+        else:
+            rejected[match[1]] = f"{path.name} is a channel that dataset.json does not name"
+    cases = {
+        case: CaseFiles(case, sources, _source(labels.get(case)))
+        for case, sources in found.items()
+        if case not in rejected
+    }
+    return Cohort(root, "nnunet", _sorted(cases), rejected, None)
+
+
+def _channel_names(root: Path) -> tuple[Sequence, ...] | None:
+    """The order of the channels by dataset.json ("modality" in MSD, "channel_names" in nnU-Net)."""
+    if not (root / "dataset.json").is_file():
+        return None
+    settings = read_json(root / "dataset.json")
+    names = settings.get("channel_names", settings.get("modality")) if isinstance(settings, dict) else None
+    if not isinstance(names, dict):
+        return None
+    ordered = [str(names.get(str(index), "")) for index in range(len(names))]
+    sequences = [sequence_from_alias(name) for name in ordered]
+    known = [sequence for sequence in sequences if sequence is not None]
+    if len(known) != len(names) or len(set(known)) != len(known):
+        raise InputError(
+            case=str(root / "dataset.json"),
+            expected="channels named T1, T1ce, T2, FLAIR (any alias, once each)",
+            found=", ".join(ordered),
+            mend="correct dataset.json, or list the files in a manifest",
+        )
+    return tuple(known)
+
+
+def _is_label(path: Path, case_id: str) -> bool:
+    # Without the name of the case, or every file of a case called "Segura" would be a label.
+    stem = stem_of(path).lower()
+    return "seg" in stem.removeprefix(case_id.lower())
+
+
+def _walk(root: Path, depth: int = 0) -> abc.Iterator[Path]:
+    yield root
+    if depth < MAX_DEPTH:
+        for folder in sorted(root.iterdir()):
+            if folder.is_dir() and not folder.name.startswith("."):
+                yield from _walk(folder, depth + 1)
+
+
+def _nifti_files(folder: Path) -> list[Path]:
+    """NIfTI files directly in a folder; hidden ones, such as the "._x" of macOS, do not count."""
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file()) if folder.is_dir() else []
+
+
+def _source(path: Path | None) -> Source | None:
+    return None if path is None else Source(path)
+
+
+def _sorted(cases: abc.Mapping[str, CaseFiles]) -> tuple[CaseFiles, ...]:
+    return tuple(cases[case_id] for case_id in sorted(cases))
+
+
+def _mixed(root: Path, found: str) -> InputError:
+    return InputError(
+        case=str(root),
+        expected="one layout, so that the labels mean the same in all cases",
+        found=found,
+        mend="name one of the folders, or list the cases in a manifest and give --labels",
+    )

@@ -1,0 +1,201 @@
+"""The only file that opens or writes NIfTI: array, affine, spacing in mm, and the header to go home with."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from mindgap.errors import InputError
+from mindgap.files import write_aside, write_json
+from mindgap.regions import LabelConvention, label_from_target
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+_COMMENT_EXTENSION = 6
+_READ_ERRORS = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One image in memory, in the grid it was stored in.
+
+    Attributes:
+        array: Voxels (i j k), float32, scale factors applied.
+        affine: Voxel index to scanner mm (4 x 4, RAS+).
+        path: Where it came from.
+        header: The stored header; a mask written "like" this volume keeps its sform, qform and units.
+    """
+
+    array: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    path: Path
+    header: Any = field(repr=False, compare=False)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in mm."""
+        return spacing_of(self.affine)
+
+
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Edge lengths of a voxel in mm, from its affine."""
+    i, j, k = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    return i, j, k
+
+
+def orientation_of(affine: NDArray[np.float64]) -> str:
+    """Orientation codes of the three axes, such as "LPS"."""
+    return "".join(code or "?" for code in nib.aff2axcodes(affine))
+
+
+def volume_of_voxel_ml(affine: NDArray[np.float64]) -> float:
+    """Volume of one voxel in mL, |det| of the affine (right for oblique and sheared grids too)."""
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file name is that of a NIfTI file (hidden files are not)."""
+    return path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
+
+
+def stem_of(path: Path) -> str:
+    """File name without .nii or .nii.gz."""
+    for suffix in NIFTI_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def read_volume(path: Path, *, case: str, channel: int | None = None) -> Volume:
+    """Read one 3-D image.
+
+    Args:
+        path: A .nii or .nii.gz file.
+        case: Name for error messages.
+        channel: Index on the fourth axis of a 4-D file (MSD); None where 3-D is due.
+
+    Raises:
+        InputError: The file is missing, truncated, no NIfTI, not 3-D, or its geometry is impossible.
+    """
+    image = _open(path, case)
+    shape = image.shape
+    if channel is None and len(shape) == 4 and shape[3] == 1:
+        channel = 0
+    if len(shape) != (3 if channel is None else 4):
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected="a 3-D image" if channel is None else "a 4-D image",
+            found=f"shape {shape}",
+            mend="give one 3-D file per sequence (4-D: an MSD tree, or FILE#CHANNEL in a manifest)",
+        )
+    if channel is not None and not 0 <= channel < shape[3]:
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected=f"a channel {channel} on the fourth axis",
+            found=f"{shape[3]} channels, counted from 0",
+            mend="correct the channel, or give the file that holds all four sequences",
+        )
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected="voxels of positive size",
+            found=f"affine with voxel edges {spacing_of(affine)} mm",
+            mend="repair the header (sform/qform and pixdim) or convert the DICOM series again",
+        )
+    try:
+        data = np.asanyarray(image.dataobj if channel is None else image.dataobj[..., channel])
+    except _READ_ERRORS as error:
+        raise _unreadable(path, case, error) from error
+    if data.dtype.fields is not None or np.iscomplexobj(data):
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected="one number per voxel",
+            found=f"voxels of type {data.dtype}",
+            mend="convert the colour or complex image to grey values",
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which a case refuses by name
+        array = np.asarray(data, dtype=np.float32)
+    return Volume(array, affine, path, image.header.copy())
+
+
+def read_geometry(path: Path, *, case: str) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape and affine without reading voxels."""
+    image = _open(path, case)
+    return tuple(image.shape), np.asarray(image.affine, dtype=np.float64)
+
+
+def write_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
+    """Write an image atomically; the affine goes into sform and qform (scanner coordinates, mm)."""
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    with write_aside(path) as aside:
+        nib.save(image, aside)
+
+
+def write_label(path: Path, target: NDArray[np.uint8], *, like: Volume, convention: LabelConvention) -> None:
+    """Write a segmentation in the grid of an input image, atomically.
+
+    uint8, in the shape, affine, sform, qform and units of ``like``; what the numbers mean stands in a comment
+    extension of the header and in a sidecar ``<name>.json``.
+
+    Args:
+        path: Ends in .nii or .nii.gz.
+        target: Classes (i j k) on the grid of ``like``.
+        like: The image whose grid is kept.
+        convention: How classes are numbered on disk.
+    """
+    if target.shape != like.array.shape:
+        raise InputError(
+            case=str(path),
+            expected=f"shape {like.array.shape}",
+            found=f"{target.shape}",
+            mend="report this as a bug",
+        )
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_max"], header["cal_min"] = 0, 0
+    header["descrip"] = b"mindgap segmentation"
+    # sform, qform and their codes stay as they are in the header unless the affine is not the header's own.
+    image = nib.Nifti1Image(label_from_target(target, convention), like.affine, header)
+    names = {"0": "background", **{str(value): tissue for value, tissue in convention.tissues.items()}}
+    sidecar = {"LabelConvention": convention.name, "Labels": names, "RegionsNested": "ET within TC within WT"}
+    image.header.extensions.clear()
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT_EXTENSION, json.dumps(sidecar).encode("utf-8")))
+    with write_aside(path) as aside:
+        nib.save(image, aside)
+    write_json(path.with_name(stem_of(path) + ".json"), sidecar)
+
+
+def _open(path: Path, case: str) -> Any:
+    if not path.is_file():
+        raise InputError(case=case, expected=f"a file at {path}", found="none", mend="correct the path")
+    try:
+        return nib.load(path)
+    except _READ_ERRORS as error:
+        raise _unreadable(path, case, error) from error
+
+
+def _unreadable(path: Path, case: str, error: Exception) -> InputError:
+    return InputError(
+        case=f"{case}: {path.name}",
+        expected="a whole NIfTI file",
+        found=f"one that cannot be read ({type(error).__name__}: {str(error) or 'truncated'})",
+        mend="copy or convert the file again; it is probably truncated",
+    )

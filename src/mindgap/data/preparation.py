@@ -1,0 +1,292 @@
+"""From a case in its own grid to arrays a network takes, and the way back; from a cohort to a store.
+
+Each sequence is prepared alone: its brain, its box and its intensity scale come from its own voxels, so that
+leaving a sequence out changes nothing in the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mindgap.batch import BACKGROUND, Float
+from mindgap.data.case import Case, CaseFiles
+from mindgap.data.cohort import Cohort
+from mindgap.data.prepared import LOWEST_BRAIN, Box, Placement, Preparation, PreparedCase, join_boxes
+from mindgap.data.splits import Split
+from mindgap.data.store import FORMAT as STORE_FORMAT
+from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_index
+from mindgap.errors import InputError, SettingError
+from mindgap.regions import CLASS_COUNT, CONVENTIONS, LabelConvention
+from mindgap.sequences import make_subset
+
+WORKING_ORIENTATION = "LPS"
+"""Axes inside: those of BraTS, so that its volumes are not moved at all."""
+
+
+def prepare_case(case: Case, preparation: Preparation) -> PreparedCase:
+    """Reorient, resample, normalise and crop the sequences a case has.
+
+    Args:
+        case: At least one sequence; the loaded ones are the ones used.
+        preparation: How.
+
+    Raises:
+        InputError: A sequence has no brain voxels left.
+    """
+    reference = case.reference
+    permutation, flips = _axes_to(reference.affine, WORKING_ORIENTATION)
+    native_spacing = np.array(reference.spacing_mm)[list(permutation)]
+    native_shape = tuple(reference.array.shape[axis] for axis in permutation)
+    working_shape = _working_shape(native_shape, native_spacing, preparation.spacing_mm)
+    spacing = native_spacing * np.array(native_shape) / np.array(working_shape)
+    images: list[Tensor] = []
+    boxes: list[Box] = []
+    sequences = make_subset(case.images)
+    for sequence in sequences:
+        array = torch.from_numpy(_reorient(case.images[sequence].array, permutation, flips).copy())
+        image, brain = _resample_image(array, working_shape)
+        if int(brain.sum()) < 8:
+            raise InputError(
+                case=f"{case.case_id}: {sequence}",
+                expected="an image of a brain (voxels above 0)",
+                found="none at the working resolution",
+                mend="give a skull-stripped image, or leave this sequence out",
+            )
+        images.append(_normalise(image, brain, preparation))
+        boxes.append(_bounding_box(brain))
+    box = join_boxes(boxes)
+    target = None
+    if case.target is not None:
+        target = _resample_target(_reorient(case.target, permutation, flips), working_shape)[_slices(box)]
+    return PreparedCase(
+        case_id=case.case_id,
+        image=torch.stack([image[_slices(box)] for image in images]),
+        sequences=sequences,
+        boxes=tuple(_shift(inner, box) for inner in boxes),
+        target=target,
+        placement=Placement(_three(reference.array.shape), permutation, flips, working_shape, box),
+        spacing_mm=_three_floats(spacing),
+    )
+
+
+def put_back(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Float[Tensor, "R x y z"]:
+    """Undo the preparation for maps on the crop: paste, resample linearly to the native grid, reorient.
+
+    Args:
+        maps: Probabilities on the crop.
+        placement: From :func:`prepare_case`.
+        fill: Value outside the crop.
+
+    Returns:
+        The maps on the grid of the files.
+    """
+    oriented_shape = tuple(placement.native_shape[axis] for axis in placement.permutation)
+    whole = maps.new_full((maps.shape[0], *placement.working_shape), fill)
+    a, b, c = _slices(placement.box)
+    whole[:, a, b, c] = maps
+    if oriented_shape != placement.working_shape:
+        whole = F.interpolate(whole[None], size=oriented_shape, mode="trilinear", align_corners=False)[0]
+    reversed_axes = [axis + 1 for axis in range(3) if placement.flips[axis]]
+    if reversed_axes:
+        whole = whole.flip(reversed_axes)
+    inverse = np.argsort(placement.permutation)
+    return whole.permute(0, *(int(axis) + 1 for axis in inverse)).contiguous()
+
+
+def _normalise(image: Tensor, brain: Tensor, preparation: Preparation) -> Tensor:
+    inside = image[brain].numpy()
+    if preparation.normalisation == "percentile":
+        low, high = np.percentile(inside, preparation.percentiles).tolist()
+        scaled = (image - low) * (2.0 / max(high - low, 1e-6)) - 1.0
+    else:
+        scaled = (image - float(inside.mean())) / (5.0 * max(float(inside.std()), 1e-6))
+    return torch.where(brain, scaled.clamp(LOWEST_BRAIN, 1.0), torch.tensor(BACKGROUND))
+
+
+def _resample_image(array: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Resample an image and its brain mask; partial voxels at the border keep the brightness of the brain."""
+    inside = (array > 0).float()
+    if tuple(array.shape) == shape:
+        return array, inside.bool()
+    stacked = torch.stack([array * inside, inside])[None]
+    image, share = F.interpolate(stacked, size=shape, mode="trilinear", align_corners=False)[0]
+    brain = share >= 0.5
+    return torch.where(brain, image / share.clamp_min(0.5), torch.zeros_like(image)), brain
+
+
+def _resample_target(target: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Resample classes by the largest interpolated membership."""
+    if target.shape == shape:
+        return np.ascontiguousarray(target)
+    tensor = torch.from_numpy(np.ascontiguousarray(target))
+    members = torch.stack([(tensor == value).float() for value in range(CLASS_COUNT)])
+    resampled = F.interpolate(members[None], size=shape, mode="trilinear", align_corners=False)[0]
+    result: NDArray[np.uint8] = resampled.argmax(0).to(torch.uint8).numpy()
+    return result
+
+
+def _working_shape(
+    shape: tuple[int, ...], spacing: NDArray[np.float64], wanted_mm: float | None
+) -> tuple[int, int, int]:
+    """Shape of the grid that covers the same box at about the wanted spacing; unchanged within 1 %."""
+    if wanted_mm is None:
+        return _three(shape)
+    sizes = [
+        n if abs(mm / wanted_mm - 1) < 0.01 else max(1, round(n * mm / wanted_mm))
+        for n, mm in zip(shape, spacing.tolist(), strict=True)
+    ]
+    return _three(sizes)
+
+
+def _axes_to(affine: NDArray[np.float64], codes: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How file axes become working axes: permutation and reversals (no interpolation)."""
+    import nibabel as nib
+
+    transform = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+    permutation = [int(np.flatnonzero(transform[:, 0] == axis)[0]) for axis in range(3)]
+    flips = [bool(transform[source, 1] < 0) for source in permutation]
+    return (permutation[0], permutation[1], permutation[2]), (flips[0], flips[1], flips[2])
+
+
+def _reorient(array: NDArray[Any], permutation: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> NDArray[Any]:
+    moved: NDArray[Any] = array.transpose(permutation)
+    oriented: NDArray[Any] = moved[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return oriented
+
+
+def _bounding_box(mask: Tensor) -> Box:
+    found = mask.nonzero()
+    (a0, b0, c0), (a1, b1, c1) = found.amin(0).tolist(), (found.amax(0) + 1).tolist()
+    return (a0, a1), (b0, b1), (c0, c1)
+
+
+def _shift(box: Box, outer: Box) -> Box:
+    a, b, c = ((start - begin, end - begin) for (start, end), (begin, _) in zip(box, outer, strict=True))
+    return a, b, c
+
+
+def _slices(box: Box) -> tuple[slice, slice, slice]:
+    a, b, c = (slice(start, end) for start, end in box)
+    return a, b, c
+
+
+def _three(values: Any) -> tuple[int, int, int]:
+    a, b, c = (int(value) for value in values)
+    return a, b, c
+
+
+def _three_floats(values: Any) -> tuple[float, float, float]:
+    a, b, c = (float(value) for value in values)
+    return a, b, c
+
+
+def prepare_cohort(
+    cohort: Cohort,
+    folder: Path,
+    preparation: Preparation,
+    split: Split,
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int, str], None] = lambda done, total, case: None,
+) -> Store:
+    """Prepare every case of a cohort into a store; a bad case is listed and the rest goes on.
+
+    Cases that were prepared from the same files in the same way are kept as they are.
+
+    Args:
+        cohort: What was discovered; its label convention has to be known.
+        folder: Where the store is written.
+        preparation: How.
+        split: Which case belongs to which part.
+        workers: Cases prepared at the same time.
+        progress: Called after every case with (done, total, case).
+
+    Raises:
+        SettingError: The label convention is not known, or no case could be prepared.
+    """
+    if cohort.convention is None:
+        raise SettingError(
+            f"the label convention of {cohort.root} is not clear from its files: name it with --labels "
+            f"({', '.join(CONVENTIONS)})."
+        )
+    failed = dict(cohort.rejected)
+    stored: dict[str, StoredCase] = {}
+    jobs = partial(_prepare_one, folder=folder, preparation=preparation, convention=cohort.convention)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        running = {pool.submit(jobs, files): files.case_id for files in cohort.cases}
+        for done, job in enumerate(as_completed(running), start=1):
+            case_id = running[job]
+            try:
+                stored[case_id] = job.result()
+            except InputError as error:
+                failed[case_id] = str(error)
+            progress(done, len(running), case_id)
+    if not stored:
+        reasons = "\n".join(f"  {reason}" for reason in list(failed.values())[:5])
+        raise SettingError(f"no case of {cohort.root} could be prepared:\n{reasons}")
+    store = Store(
+        folder=folder,
+        preparation=preparation,
+        cases={case_id: stored[case_id] for case_id in sorted(stored)},
+        failed=dict(sorted(failed.items())),
+        split={
+            "name": split.name,
+            "sha256": split.sha256,
+            "train": list(split.train),
+            "validation": list(split.validation),
+            "test": list(split.test),
+            "unassigned": list(split.unassigned(sorted(stored))),
+        },
+        source=str(cohort.root),
+        convention=cohort.convention.name,
+    )
+    write_index(store)
+    return store
+
+
+def _prepare_one(
+    files: CaseFiles, *, folder: Path, preparation: Preparation, convention: LabelConvention
+) -> StoredCase:
+    fingerprint = _fingerprint(files, preparation, convention)
+    entry = read_entry(folder, files.case_id, fingerprint)
+    if entry is not None:
+        return entry
+    if files.label is None:
+        raise InputError(
+            case=files.case_id,
+            expected="a reference segmentation to learn from",
+            found="none",
+            mend="add a file named *seg*, or leave the case out",
+        )
+    return write_case(folder, prepare_case(files.load(convention=convention), preparation), fingerprint=fingerprint)
+
+
+def _fingerprint(files: CaseFiles, preparation: Preparation, convention: LabelConvention) -> str:
+    """Hash of what a prepared case depends on: its files (path, size, time), the settings, the format."""
+    sources = [*files.images.items(), ("label", files.label)]
+    seen = [
+        [
+            str(key),
+            str(source.path.resolve()),
+            source.channel,
+            source.path.stat().st_size,
+            source.path.stat().st_mtime_ns,
+        ]
+        for key, source in sources
+        if source is not None
+    ]
+    text = json.dumps([STORE_FORMAT, seen, asdict(preparation), convention.name])
+    return hashlib.sha256(text.encode()).hexdigest()

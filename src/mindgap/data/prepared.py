@@ -1,0 +1,118 @@
+"""What a prepared case is: the settings, the 8-bit codes, brain boxes, and the way back to its own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mindgap.batch import BACKGROUND, Float
+from mindgap.errors import SettingError
+from mindgap.sequences import Subset
+
+LOWEST_BRAIN = BACKGROUND + 1 / 127.5
+"""Smallest value of a prepared brain voxel: one step of the 8-bit store above the background."""
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Start and end (exclusive) on each axis."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How cases are prepared; part of every model card.
+
+    Attributes:
+        spacing_mm: Voxel edge the network works at; None keeps the grid of the case.
+        normalisation: "percentile" clips brain intensities to ``percentiles`` and maps them linearly to [-1, 1];
+            "zscore" subtracts mean and divides by standard deviation of brain voxels, clips at 5 and divides
+            by 5.
+        percentiles: Lower and upper, in percent.
+
+    Reference:
+        "Image intensities are normalised to [-1,1]" (Liu et al., 2024, section IV); the method is not stated.
+        We differ from ProtoKD's z-score: it maps the background to -mean/sd, another value in every image; here the
+        background is always -1, so that brain and background can be told apart.
+    """
+
+    spacing_mm: float | None = None
+    normalisation: Literal["percentile", "zscore"] = "percentile"
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        if self.spacing_mm is not None and not 0.3 <= self.spacing_mm <= 10:
+            raise SettingError(f"spacing_mm is {self.spacing_mm}: choose 0.3 to 10 mm, or none to keep the grid.")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise SettingError(f"percentiles are {self.percentiles}: choose 0 <= low < high <= 100.")
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> Preparation:
+        """Undo ``dataclasses.asdict`` after a trip through JSON."""
+        low, high = value["percentiles"]
+        return cls(value["spacing_mm"], value["normalisation"], (float(low), float(high)))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a prepared crop came from: everything needed to put a map back into the grid of the case.
+
+    Attributes:
+        native_shape: Shape of the files.
+        permutation: Axis of the file that became working axis 0, 1, 2.
+        flips: Which working axes were reversed.
+        working_shape: Whole grid after reorientation and resampling.
+        box: The crop within it.
+    """
+
+    native_shape: tuple[int, int, int]
+    permutation: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    working_shape: tuple[int, int, int]
+    box: Box
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case ready for a network.
+
+    Attributes:
+        case_id: Its name.
+        image: (J i j k) in [-1, 1], cropped to ``placement.box``; columns are ``sequences``.
+        sequences: The present sequences.
+        boxes: The brain box of each sequence, within the crop.
+        target: Classes on the working grid (i j k), cropped; None without reference.
+        placement: The way back.
+        spacing_mm: Voxel edges of the crop.
+    """
+
+    case_id: str
+    image: Float[Tensor, "J i j k"]
+    sequences: Subset
+    boxes: tuple[Box, ...]
+    target: NDArray[np.uint8] | None
+    placement: Placement
+    spacing_mm: tuple[float, float, float]
+
+
+def join_boxes(boxes: list[Box] | tuple[Box, ...]) -> Box:
+    """The smallest box around boxes."""
+    starts = np.min([[start for start, _ in box] for box in boxes], axis=0)
+    ends = np.max([[end for _, end in box] for box in boxes], axis=0)
+    a, b, c = ((int(start), int(end)) for start, end in zip(starts, ends, strict=True))
+    return a, b, c
+
+
+def encode(image: Float[Tensor, "*axes"]) -> Tensor:
+    """Pack prepared intensities into 8 bits: 0 outside the brain, 1..255 inside."""
+    codes = ((image + 1) * 127.5).round().clamp(1, 255)
+    return torch.where(image > BACKGROUND, codes, torch.zeros_like(codes)).to(torch.uint8)
+
+
+def decode(codes: Tensor) -> Float[Tensor, "*axes"]:
+    """Unpack :func:`encode`: background is exactly -1, brain strictly above."""
+    return codes.float().div_(127.5).sub_(1.0)

@@ -1,0 +1,163 @@
+"""Which cases train, which choose, which judge: published lists, lists in a folder, or fractions by seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import abc
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from mindgap.errors import InputError, SettingError
+
+PUBLISHED: dict[str, str] = {"protokd": "BraTS 2018 training set, 200/28/57 (ProtoKD repository)"}
+"""Splits that are shipped, and what they are splits of."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint lists of cases.
+
+    Attributes:
+        name: Where it comes from, for records.
+        train: Cases the weights are fitted to.
+        validation: Cases that choose among settings and checkpoints.
+        test: Cases that only judge.
+
+    Raises:
+        InputError: A case stands in two lists, or twice in one.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for part, ids in self._parts().items():
+            for case_id in ids:
+                if case_id in seen:
+                    raise InputError(
+                        case=f"split {self.name}",
+                        expected="every case in one list, once",
+                        found=f"{case_id} in {seen[case_id]} and {part}",
+                        mend="strike it from one: a case that trained cannot judge",
+                    )
+                seen[case_id] = part
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the three sorted lists: equal hashes, equal splits, whatever the order of the lines."""
+        lists = {part: sorted(ids) for part, ids in self._parts().items()}
+        return hashlib.sha256(json.dumps(lists, sort_keys=True).encode("utf-8")).hexdigest()
+
+    def restrict(self, case_ids: abc.Iterable[str]) -> Split:
+        """Keep the cases that exist, in the order of the lists.
+
+        Args:
+            case_ids: The cases at hand.
+        """
+        there = set(case_ids)
+        kept = {part: tuple(case for case in ids if case in there) for part, ids in self._parts().items()}
+        return Split(self.name, **kept)
+
+    def unassigned(self, case_ids: abc.Iterable[str]) -> tuple[str, ...]:
+        """The cases that are in none of the lists, sorted; a caller has to tell its user about them."""
+        return tuple(sorted(set(case_ids).difference(self.train, self.validation, self.test)))
+
+    def _parts(self) -> dict[str, tuple[str, ...]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Split:
+    """The split a word stands for, restricted to the cases at hand.
+
+    Args:
+        spec: A published name ("protokd"), a folder with one ``*train*.txt``, ``*val*.txt`` and
+            ``*test*.txt`` (one id per line), or fractions of train/validation/test such as "0.7/0.1/0.2".
+        case_ids: The cases at hand.
+        seed: Of the draw by fractions; lists ignore it.
+
+    Raises:
+        SettingError: The word stands for nothing, or the fractions are no fractions.
+        InputError: The lists overlap, are missing, or leave no case to train or to validate on.
+
+    Example:
+        >>> split = find_split("0.5/0.25/0.25", ["a", "b", "c", "d"])
+        >>> [len(part) for part in (split.train, split.validation, split.test)]
+        [2, 1, 1]
+    """
+    if spec in PUBLISHED:
+        split = published_split(spec)
+    elif re.fullmatch(r"[\d.]+(/[\d.]+)*", spec.strip()):
+        split = _draw(spec.strip(), case_ids, seed)
+    elif Path(spec).is_dir():
+        texts = {file.name: file.read_text(encoding="utf-8-sig") for file in sorted(Path(spec).glob("*.txt"))}
+        split = _from_lists(texts, Path(spec).resolve().name)
+    else:
+        raise SettingError(
+            f"split {spec!r} is none: give {', '.join(PUBLISHED)}, a folder with train, val and test "
+            "lists (.txt), or fractions such as 0.7/0.1/0.2."
+        )
+    restricted = split.restrict(case_ids)
+    for part, ids in (("train", restricted.train), ("validation", restricted.validation)):
+        if not ids:
+            raise InputError(
+                case=f"split {split.name}",
+                expected=f"at least one {part} case among the {len(case_ids)} at hand",
+                found="none",
+                mend="check that the ids of the lists are the names of the cases, or draw: 0.7/0.1/0.2",
+            )
+    return restricted
+
+
+def published_split(name: str) -> Split:
+    """A shipped split as published, all of its cases (its hash identifies the split in records).
+
+    Raises:
+        SettingError: The name is unknown.
+    """
+    if name not in PUBLISHED:
+        raise SettingError(f"published split {name!r} is unknown: choose one of {', '.join(PUBLISHED)}.")
+    folder = resources.files("mindgap.data") / "splits_published" / name
+    files = [folder / f"{part}.txt" for part in ("train", "val", "test")]
+    return _from_lists({file.name: file.read_text(encoding="utf-8") for file in files}, name)
+
+
+def _from_lists(texts: abc.Mapping[str, str], name: str) -> Split:
+    """A split from the texts of its files, by file name."""
+    lists: list[tuple[str, ...]] = []
+    for part in ("train", "val", "test"):
+        matching = [file for file in texts if part in file.lower() and not file.startswith(".")]
+        if len(matching) != 1:
+            raise InputError(
+                case=f"split {name}",
+                expected=f"one file *{part}*.txt",
+                found=", ".join(matching) or "none",
+                mend="put one train, one val and one test list (one case id per line) in the folder",
+            )
+        lines = [line.strip() for line in texts[matching[0]].splitlines()]
+        lists.append(tuple(line for line in lines if line and not line.startswith("#")))
+    return Split(name, *lists)
+
+
+def _draw(spec: str, case_ids: abc.Sequence[str], seed: int) -> Split:
+    """Order cases by a hash of seed and id: no library version changes the draw."""
+    try:
+        fractions = [float(text) for text in spec.split("/")]
+    except ValueError:
+        fractions = []
+    if len(fractions) != 3 or abs(sum(fractions) - 1) > 1e-6 or 0 in fractions[:2]:
+        raise SettingError(
+            f"split {spec!r}: give three fractions train/validation/test that add up to 1, the first two "
+            "above 0, such as 0.7/0.1/0.2."
+        )
+    drawn = sorted(set(case_ids), key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+    # Few cases still validate: rounding 0.1 of 4 to nothing would refuse what was asked for.
+    validation = max(1, round(fractions[1] * len(drawn)))
+    test = min(round(fractions[2] * len(drawn)), max(0, len(drawn) - validation - 1))
+    parts = (drawn[validation + test :], drawn[:validation], drawn[validation : validation + test])
+    return Split(f"{spec} seed {seed}", *(tuple(sorted(part)) for part in parts))

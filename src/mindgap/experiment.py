@@ -1,0 +1,219 @@
+"""Settings of a training run, frozen, and the functions that turn them into living objects; nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from mindgap.data.augmentation import Augmentation, paper_augmentation, strong_augmentation
+from mindgap.data.store import Store
+from mindgap.errors import SettingError
+from mindgap.methods import METHODS
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
+from mindgap.methods.teacher import TeacherRecipe
+from mindgap.networks.weights import load_network
+from mindgap.sequences import format_subset, parse_subset
+from mindgap.training.loop import Schedule
+from mindgap.training.optimisation import Optimisation
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides what a training run does.
+
+    Attributes:
+        data: Folder of a prepared cohort (`mindgap prepare`).
+        method: What is trained, with its own numbers.
+        subset: Sequences the network sees, such as T1ce or T1+FLAIR; "all" is every sequence the data has.
+        width: Channels of the backbone at full resolution.
+        latent_channels: Channels of each sequence's latent.
+        schedule: How long and how large.
+        optimisation: How weights move.
+        augmentation: How crops vary.
+        validate_every: Steps between validations on the validation cases; the best network is kept.
+        save_every: Steps between checkpoints.
+        seed: Of the weights and of every draw.
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16; auto takes bf16 where the processor has it natively.
+    """
+
+    data: Path
+    method: AbstractRecipe = field(default_factory=TeacherRecipe)
+    subset: str = "all"
+    width: int = 16
+    latent_channels: int = 4
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=2, crop=64, foreground=0.33))
+    optimisation: Optimisation = field(default_factory=lambda: cpu_optimisation())
+    augmentation: Augmentation = field(default_factory=strong_augmentation)
+    validate_every: int = 250
+    save_every: int = 250
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.latent_channels < 1:
+            raise SettingError("width and latent_channels have to be at least 1.")
+        if self.validate_every < 1 or self.save_every < 1:
+            raise SettingError("validate_every and save_every have to be at least 1.")
+
+
+def cpu_optimisation() -> Optimisation:
+    """What trains well in few steps: AdamW, one cycle, clipped gradients, averaged weights."""
+    return Optimisation(
+        optimiser="adamw", learning_rate=2e-3, weight_decay=1e-2, schedule="onecycle", clip=5.0, average=0.995
+    )
+
+
+def paper(data: Path, method: AbstractRecipe | None = None) -> Experiment:
+    """The paper's settings as METHODS read them: 50,000 steps of four 80^3 crops at 1 mm, Adam, poly 0.9."""
+    return Experiment(
+        data=data,
+        method=method or TeacherRecipe(),
+        schedule=Schedule(steps=50_000, batch=4, crop=80, log_every=10),
+        optimisation=Optimisation(),
+        augmentation=paper_augmentation(),
+        validate_every=1000,
+        save_every=500,
+    )
+
+
+def small(data: Path, method: AbstractRecipe | None = None) -> Experiment:
+    """For data at 2 mm on a laptop: 2,500 steps of two 64^3 crops, about 20 minutes on two cores."""
+    return Experiment(data=data, method=method or TeacherRecipe())
+
+
+def quick(data: Path, method: AbstractRecipe | None = None) -> Experiment:
+    """For a first look, and the demo: width 8, 400 steps, minutes on two cores."""
+    return Experiment(
+        data=data,
+        method=method or TeacherRecipe(),
+        width=8,
+        schedule=Schedule(steps=400, batch=4, crop=48, foreground=0.5),
+        optimisation=dataclasses.replace(cpu_optimisation(), learning_rate=4e-3, average=0.98),
+        augmentation=paper_augmentation(),
+        validate_every=100,
+        save_every=200,
+    )
+
+
+PRESETS = {"small": small, "quick": quick, "paper": paper}
+
+
+def build_method(experiment: Experiment, store: Store) -> AbstractMethod:
+    """Make the living method; every mismatch is refused here, before anything is trained.
+
+    Raises:
+        SettingError: Subset, method, teacher and data do not go together.
+    """
+    available = store.sequences
+    subset = available if experiment.subset == "all" else parse_subset(experiment.subset)
+    missing = [sequence for sequence in subset if sequence not in available]
+    if missing:
+        raise SettingError(
+            f"the subset {format_subset(subset)} asks for {format_subset(missing)}, but the data in {store.folder} has "
+            f"only {format_subset(available)}: choose a subset of these."
+        )
+    path = experiment.method.teacher_path()
+    teacher = load_network(path) if path is not None else None
+    if teacher is not None and teacher.card.preparation != json.loads(
+        json.dumps(dataclasses.asdict(store.preparation))
+    ):
+        raise SettingError(
+            f"the teacher in {path} was trained on data prepared with {teacher.card.preparation}, but {store.folder} "
+            f"was prepared with {dataclasses.asdict(store.preparation)}: use the same preparation for both."
+        )
+    return experiment.method.build(
+        Parts(
+            store_sequences=available,
+            subset=subset,
+            width=experiment.width,
+            latent_channels=experiment.latent_channels,
+            teacher=teacher,
+        )
+    )
+
+
+def method_name(recipe: AbstractRecipe) -> str:
+    """The name of a recipe in ``METHODS``."""
+    return next(name for name, kind in METHODS.items() if type(recipe) is kind)
+
+
+def to_plain(experiment: Experiment) -> dict[str, Any]:
+    """Settings as JSON-able values, resolved; :func:`from_plain` undoes it."""
+    value = _plain(experiment)
+    assert isinstance(value, dict)
+    value["method"] = {"name": method_name(experiment.method), **value["method"]}
+    return value
+
+
+def from_plain(value: dict[str, Any]) -> Experiment:
+    """Settings from ``experiment.json``.
+
+    Raises:
+        SettingError: The file names a method or a setting this version does not know.
+    """
+    value = dict(value)
+    try:
+        method = dict(value.pop("method"))
+        name = method.pop("name")
+        if name not in METHODS:
+            raise SettingError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
+        return Experiment(
+            method=_build(METHODS[name], method),
+            schedule=_build(Schedule, value.pop("schedule")),
+            optimisation=_build(Optimisation, value.pop("optimisation")),
+            augmentation=_build(Augmentation, value.pop("augmentation")),
+            data=Path(value.pop("data")),
+            **value,
+        )
+    except KeyError as error:
+        raise SettingError(f"the settings are not those of this version of mindgap: {error} is missing.") from error
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"the settings are not those of this version of mindgap: {error}.") from error
+
+
+def course_hash(experiment: Experiment) -> str:
+    """Hash of every setting that decides the course of a run (not where its files lie or how often it saves)."""
+    value = to_plain(experiment)
+    for name in ("data", "save_every", "device"):
+        value.pop(name)
+    value["method"].pop("teacher", None)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
+def _build(kind: type[Any], value: dict[str, Any]) -> Any:
+    """A flat settings dataclass from JSON, with paths and enumerations restored."""
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    strange = set(value) - known
+    if strange:
+        raise TypeError(f"{kind.__name__} has no {', '.join(sorted(strange))}")
+    return kind(**{name: _restore(hints[name], item) for name, item in value.items()})
+
+
+def _restore(hint: Any, item: Any) -> Any:
+    if typing.get_origin(hint) is typing.Literal and item not in typing.get_args(hint):
+        raise ValueError(f"{item!r} is none of {', '.join(map(str, typing.get_args(hint)))}")
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if item is None:
+        return None
+    for option in options:
+        if option is Path or (isinstance(option, type) and issubclass(option, Enum)):
+            return option(item)
+    return item

@@ -1,0 +1,73 @@
+"""Files that are never half there: write aside, then rename; and hashes that prove what was read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mindgap.errors import MindgapError
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; when the block ends well it takes the place of ``path``.
+
+    A crash, a full disk or a kill leaves the old file, or none, but never half of one. The temporary name
+    keeps the suffixes of ``path``, since many writers choose the format by them.
+
+    Raises:
+        MindgapError: The place cannot be written.
+    """
+    aside = path.with_name(f".{os.getpid()}.part.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with aside.open("r+b") as handle:  # Windows syncs only what is open for writing
+            os.fsync(handle.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise MindgapError(
+            f"{path} could not be written: {error.strerror or error}. Nothing was left there."
+        ) from error
+    finally:
+        if aside.is_file():
+            aside.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically, in UTF-8."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, in UTF-8."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        MindgapError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MindgapError(f"{path} does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MindgapError(f"{path} is not readable JSON ({error}).") from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""A case in, a segmentation in the case's own grid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mindgap.batch import Float, classes_from_regions
+from mindgap.data.case import Case
+from mindgap.data.nifti import Volume, volume_of_voxel_ml
+from mindgap.data.preparation import prepare_case, put_back
+from mindgap.data.prepared import Preparation, PreparedCase
+from mindgap.errors import InputError
+from mindgap.inference.tiling import predict_tiled, predict_whole
+from mindgap.networks.blocks import channels_last
+from mindgap.networks.vnet import STRIDE
+from mindgap.networks.weights import ModelCard, TrainedNetwork, load_network
+from mindgap.processor import Precision, choose_precision, detect_processor
+from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
+from mindgap.sequences import Subset, format_subset
+
+Coverage = Literal["tiles", "whole"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in a case.
+
+    Attributes:
+        case_id: Its name.
+        subset: The sequences the network looked at.
+        target: Classes on the grid of the files.
+        probabilities: WT, TC, ET on the same grid (R i j k).
+        like: The image whose grid it is.
+        volumes_ml: Volume of each region.
+    """
+
+    case_id: str
+    subset: Subset
+    target: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    like: Volume
+    volumes_ml: Mapping[Region, float]
+
+
+class Predictor:
+    """A trained network with everything needed to apply it.
+
+    Args:
+        model: The network and its card.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "fp32" or "bf16".
+        coverage: "tiles" averages half-overlapping windows of the training crop's size, as the paper's base
+            does; "whole" takes the brain in one pass.
+    """
+
+    def __init__(
+        self,
+        model: TrainedNetwork,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        coverage: Coverage = "tiles",
+    ) -> None:
+        processor = detect_processor(device)
+        self.card: ModelCard = model.card
+        self.sha256, self.folder = model.sha256, model.folder
+        self.device = torch.device(processor.device)
+        self.precision: Precision = choose_precision(precision, processor)
+        self.coverage: Coverage = coverage
+        self.preparation = Preparation.from_plain(model.card.preparation)
+        self.network = channels_last(model.network, self.device).eval()
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "auto", precision: str = "auto", coverage: Coverage = "tiles"
+    ) -> Predictor:
+        """Load a model folder."""
+        return cls(load_network(folder), device=device, precision=precision, coverage=coverage)
+
+    def serve(self, case_id: str, available: Subset) -> Subset:
+        """The sequences of a case that the network will look at.
+
+        Raises:
+            InputError: The case lacks one the network needs.
+        """
+        missing = [sequence for sequence in self.card.sequences if sequence not in available]
+        if missing:
+            raise InputError(
+                case=case_id,
+                expected=f"{format_subset(self.card.sequences)}, what the network in {self.folder} was trained on",
+                found=format_subset(available),
+                mend=f"add {format_subset(missing)}, or name a model trained for {format_subset(available)} or less",
+            )
+        return self.card.sequences
+
+    def segment(self, case: Case) -> Segmentation:
+        """Segment a case on its own grid.
+
+        The probabilities, not labels, are resampled back; the most probable class wins, so that
+        ET lies within TC within WT.
+        """
+        self.serve(case.case_id, case.sequences)
+        # What a case was let through with at birth (affines that disagree) is not refused here again.
+        chosen = Case(case.case_id, {s: case.images[s] for s in self.card.sequences}, None, force=True)
+        prepared = prepare_case(chosen, self.preparation)
+        native = put_back(self.probabilities(prepared), prepared.placement)
+        target = classes_from_regions(native).numpy()
+        voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
+        return Segmentation(
+            case_id=case.case_id,
+            subset=self.card.sequences,
+            target=target,
+            probabilities=native.numpy(),
+            like=chosen.reference,
+            volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
+        )
+
+    def probabilities(self, prepared: PreparedCase) -> Float[Tensor, "R i j k"]:
+        """Probabilities of WT, TC, ET on the prepared crop, in host memory."""
+        if self.coverage == "tiles":
+            return predict_tiled(prepared.image, self._run, window=self.card.crop).cpu()
+        return predict_whole(prepared.image, self._run, multiple=STRIDE).cpu()
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor) -> Tensor:
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        present = torch.ones(images.shape[:2], dtype=torch.bool)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            output = self.network(images, present)
+        probabilities: Tensor = output.region_probabilities()
+        return probabilities
+
+
+def region_voxels(target: NDArray[np.uint8]) -> dict[Region, int]:
+    """Number of voxels of each region."""
+    counts = np.bincount(target.ravel(), minlength=4)
+    return {
+        Region.WT: int(counts[[ET_CLASS, NCR_CLASS, ED_CLASS]].sum()),
+        Region.TC: int(counts[[ET_CLASS, NCR_CLASS]].sum()),
+        Region.ET: int(counts[ET_CLASS]),
+    }

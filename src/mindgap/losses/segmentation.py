@@ -1,0 +1,77 @@
+"""Losses against the reference classes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mindgap.batch import Float, Integer
+
+
+def dice_loss(
+    logits: Float[Tensor, "B C i j k"], target: Integer[Tensor, "B i j k"], *, epsilon: float = 1e-5
+) -> Float[Tensor, ""]:
+    r"""Soft Dice over classes; couples the cases of a batch, so it returns the batch's value once.
+
+    $L = \frac1C\sum_c 1 - \frac{2\sum p_c y_c + \epsilon}{\sum p_c^2 + \sum y_c^2 + \epsilon}$ with
+    $p=\mathrm{softmax}(logits)$ and sums over batch and space together, background included.
+
+    Args:
+        logits: Class scores; the loss is computed in float32 whatever their type.
+        target: Reference classes in 0..C-1.
+        epsilon: Smoothing; a class absent from batch and prediction costs 0.
+
+    Returns:
+        A number in [0, 1]; 0 is agreement.
+
+    Reference:
+        Wang et al., ProtoKD, ICASSP 2023, https://arxiv.org/abs/2303.09830, and its public code.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        p = torch.softmax(logits.float(), dim=1)
+        y = _one_hot(target, logits.shape[1])
+        axes = (0, 2, 3, 4)
+        overlap = (p * y).sum(axes)
+        size = (p * p).sum(axes) + y.sum(axes)
+        return (1 - (2 * overlap + epsilon) / (size + epsilon)).mean()
+
+
+def weighted_cross_entropy(logits: Float[Tensor, "B C i j k"], target: Integer[Tensor, "B i j k"]) -> Float[Tensor, ""]:
+    r"""Cross-entropy with classes weighted by rarity in the batch; couples the cases of a batch.
+
+    $L = \sum_v w_{y_v}(-\log p_{v,y_v}) / \sum_v w_{y_v}$ with $w_c = 1 - n_c/N$, $n_c$ voxels of class c in the batch.
+    A batch of one class only has weight 0 everywhere (0/0): there the plain mean is returned.
+
+    Args:
+        logits: Class scores; computed in float32.
+        target: Reference classes in 0..C-1.
+
+    Returns:
+        Nats per voxel, at least 0.
+
+    Reference:
+        ProtoKD's public code (as :func:`dice_loss`).
+        We differ: the plain mean for a batch of one class, which is 0/0 in the release.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        counts = torch.bincount(target.flatten(), minlength=logits.shape[1]).float()
+        weights = 1 - counts / target.numel()
+        cost = F.cross_entropy(logits.float(), target.long(), reduction="none")
+        voxel_weights = weights[target.long()]
+        total = voxel_weights.sum()
+        alone = total <= 0
+        weighted = (cost * voxel_weights).sum() / torch.where(alone, torch.ones_like(total), total)
+        return torch.where(alone, cost.mean(), weighted)
+
+
+def segmentation_terms(
+    logits: Float[Tensor, "B C i j k"], target: Integer[Tensor, "B i j k"]
+) -> dict[str, Float[Tensor, ""]]:
+    """The two terms of the segmentation loss of the paper's base, each with weight 1."""
+    return {"cross_entropy": weighted_cross_entropy(logits, target), "dice": dice_loss(logits, target)}
+
+
+def _one_hot(target: Tensor, classes: int) -> Tensor:
+    shape = (target.shape[0], classes, *target.shape[1:])
+    return torch.zeros(shape, device=target.device).scatter_(1, target.long()[:, None], 1.0)

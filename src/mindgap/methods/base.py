@@ -1,0 +1,142 @@
+"""What a method is: the networks it trains, the players that step them, and named loss terms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mindgap.batch import Batch, Bool
+from mindgap.networks.weights import TrainedNetwork
+from mindgap.sequences import Subset
+
+
+@dataclass(frozen=True)
+class Player:
+    """Networks that are stepped together by one optimiser (a segmenter; a discriminator).
+
+    Attributes:
+        name: Its name in logs and checkpoints.
+        networks: Names in ``AbstractMethod.networks``.
+        learning_rate_factor: Multiplies the learning rate of the run.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    learning_rate_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every method may be built from, as plain values and trained networks.
+
+    Attributes:
+        store_sequences: Columns of the batches.
+        subset: Sequences the trained network sees.
+        width: Channels of the backbone at full resolution.
+        latent_channels: Channels of each latent.
+        teacher: A trained teacher, where the method distils.
+    """
+
+    store_sequences: Subset
+    subset: Subset
+    width: int = 16
+    latent_channels: int = 4
+    teacher: TrainedNetwork | None = None
+
+
+@dataclass
+class AbstractMethod(ABC):
+    """A way of training: living networks, and the terms of each player's loss.
+
+    The loop knows nothing else. It moves and wraps ``networks`` in place, asks each player in order for its
+    ``terms``, adds them with ``term_weights`` (1 where a term has none) and steps the player's optimiser.
+
+    Attributes:
+        networks: Everything that is trained, by name; "segmenter" is the one that predicts.
+        subset: Columns the segmenter takes.
+        players: Who is stepped, in order.
+        term_weights: Weight of a term in the loss.
+        teacher: Frozen network; never trained, never in train mode.
+        citations: Keys in :mod:`mindgap.citations` of what the method is made of.
+    """
+
+    networks: dict[str, nn.Module]
+    subset: Subset
+    architecture: str
+    arguments: dict[str, Any]
+    players: tuple[Player, ...] = (Player("segmenter", ("segmenter",)),)
+    term_weights: Mapping[str, float] = field(default_factory=dict)
+    teacher: nn.Module | None = None
+    citations: tuple[str, ...] = ()
+
+    @abstractmethod
+    def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
+        """Named losses of one player for one batch: each one value per case, or one for the batch."""
+
+    def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
+        """Which cases this method can learn from: those that hold every sequence of its subset."""
+        columns = [sequences.index(sequence) for sequence in self.subset]
+        return available[:, columns].all(1)
+
+    def teacher_cases(self, available: Bool[Tensor, "N J"], sequences: Subset) -> int:
+        """How many cases the teacher can say something about; 0 without a teacher."""
+        return 0
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers worth a line in the log at every validation (anchor weights); may be empty."""
+        return {}
+
+
+class AbstractRecipe(ABC):
+    """The numbers of a method, as a frozen dataclass, and how to build it from parts.
+
+    It stands beside its method, so that a new method costs one file; ``methods.METHODS`` lists them and the
+    command line makes flags of its fields.
+    """
+
+    teacher_folder: ClassVar[bool] = False
+    """Whether the recipe has a field ``teacher`` that names the run of a trained teacher."""
+
+    @abstractmethod
+    def build(self, parts: Parts) -> AbstractMethod:
+        """Make the living method.
+
+        Raises:
+            SettingError: The numbers do not go together; raised before anything is trained.
+        """
+
+    def teacher_path(self) -> Path | None:
+        """Folder of the teacher this recipe distils from."""
+        return None
+
+
+def parameter_groups(
+    network: nn.Module, *, weight_decay: float, anchor_learning_rate_factor: float
+) -> list[dict[str, Any]]:
+    """Parameters of a network for an optimiser; anchor weights apart.
+
+    Anchor weights get no weight decay: with Adam's coupled decay a parameter whose only gradient is the decay
+    moves at the full learning rate per step.
+    """
+    anchors = [p for name, p in network.named_parameters() if name.endswith("anchor_logits")]
+    others = [p for name, p in network.named_parameters() if not name.endswith("anchor_logits")]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": weight_decay, "lr_factor": 1.0}]
+    if anchors:
+        groups.append({"params": anchors, "weight_decay": 0.0, "lr_factor": anchor_learning_rate_factor})
+    return groups
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """A teacher for good: eval mode, no gradients."""
+    return network.eval().requires_grad_(False)
+
+
+def rows_where_all(available: Bool[Tensor, "B J"]) -> Bool[Tensor, " B"]:
+    """Rows of a batch that have every one of its columns."""
+    return torch.as_tensor(available).all(1)

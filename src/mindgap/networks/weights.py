@@ -1,0 +1,126 @@
+"""A trained network on disk: model.json (how to rebuild and feed it) and model.safetensors (its numbers)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mindgap.errors import MindgapError, SettingError
+from mindgap.files import read_json, sha256_of, write_aside, write_json
+from mindgap.networks import build_network
+from mindgap.sequences import Subset, make_subset, sequence_from_alias
+
+FORMAT = 1
+MODEL_CARD, WEIGHTS = "model.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Enough to rebuild a network for inference without the settings it was trained with.
+
+    Attributes:
+        architecture: Name in ``NETWORKS``.
+        arguments: Plain arguments of the builder.
+        sequences: What the input columns are.
+        preparation: How a case is prepared, as plain values.
+        crop: Side of the training crops in voxels; the window of a tiled prediction.
+        method: What trained it.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    sequences: Subset
+    preparation: dict[str, Any]
+    crop: int
+    method: str
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with its weights and its card."""
+
+    network: nn.Module
+    card: ModelCard
+    folder: Path
+    sha256: str
+
+
+def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
+    """Write model.safetensors and, last, model.json (whose presence says that the model is whole)."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with write_aside(folder / WEIGHTS) as aside:
+        save_file(tensors, aside)
+    write_json(
+        folder / MODEL_CARD,
+        {
+            "format": FORMAT,
+            "architecture": card.architecture,
+            "arguments": card.arguments,
+            "sequences": [str(sequence) for sequence in card.sequences],
+            "preparation": card.preparation,
+            "crop": card.crop,
+            "method": card.method,
+            "sha256": sha256_of(folder / WEIGHTS),
+        },
+    )
+
+
+def read_card(folder: Path) -> tuple[ModelCard, str]:
+    """Read model.json.
+
+    Returns:
+        The card and the SHA-256 the weights have to have.
+
+    Raises:
+        MindgapError: The folder holds no model, half of one, or one of a newer format.
+    """
+    path = folder / MODEL_CARD
+    if not path.is_file():
+        raise MindgapError(
+            f"{folder} holds no trained model ({MODEL_CARD} is missing): name the folder of a finished run."
+        )
+    value = read_json(path)
+    if value.get("format") != FORMAT:
+        raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
+    try:
+        sequences = [sequence_from_alias(name) for name in value["sequences"]]
+        card = ModelCard(
+            architecture=value["architecture"],
+            arguments=value["arguments"],
+            sequences=make_subset(sequence for sequence in sequences if sequence is not None),
+            preparation=value["preparation"],
+            crop=value["crop"],
+            method=value["method"],
+        )
+        return card, value["sha256"]
+    except KeyError as error:
+        raise MindgapError(f"{path} lacks {error}: copy the whole folder of the run again.") from error
+
+
+def load_network(folder: Path) -> TrainedNetwork:
+    """Rebuild a trained network, in eval mode, on the CPU.
+
+    Raises:
+        MindgapError: Weights are missing, damaged, or of another architecture than the card says.
+    """
+    card, expected = read_card(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise MindgapError(f"{path} is missing: copy the whole folder of the run.")
+    found = sha256_of(path)
+    if found != expected:
+        raise MindgapError(f"{path} is damaged (SHA-256 {found[:12]}..., expected {expected[:12]}...): copy it again.")
+    try:
+        network = build_network(card.architecture, card.arguments)
+        network.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError, SettingError) as error:
+        raise SettingError(
+            f"{path} does not fit architecture {card.architecture} {card.arguments} of {MODEL_CARD}: {error} "
+            "Copy the whole folder of the run again, or update mindgap."
+        ) from error
+    return TrainedNetwork(network.eval(), card, folder, found)

@@ -1,0 +1,144 @@
+"""From run folders on disk to what a report page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindgap.data.case import Case
+from mindgap.data.cohort import discover
+from mindgap.data.nifti import read_volume
+from mindgap.errors import InputError, MindgapError
+from mindgap.evaluation.scores import Score, read_scores, values_of
+from mindgap.evaluation.statistics import bootstrap_mean, paired_difference
+from mindgap.evaluation.summary import BASELINE, mean_dice_of_cases
+from mindgap.files import read_json
+from mindgap.regions import REGIONS, find_convention, target_from_label
+from mindgap.report.figures import Picture
+from mindgap.report.page import Comparison, RunSection
+from mindgap.runfiles import (
+    EVALUATION,
+    MANIFEST,
+    PREDICTIONS,
+    SCORES,
+    SETTINGS,
+    TERMS,
+    VALIDATIONS,
+    read_lines,
+)
+from mindgap.sequences import parse_subset
+
+
+def collect(runs: Sequence[Path]) -> dict[str, Any]:
+    """Arguments of :func:`mindgap.report.page.build_page`, except the title.
+
+    Runs that were not evaluated show their settings and learning curves only; a cohort that is no longer where it
+    was scored costs the pictures, not the page.
+
+    Args:
+        runs: Run folders.
+    """
+    sections, pictures, notes = [], [], []
+    scores: list[Score] = []
+    for run in runs:
+        sections.append(load_section(run))
+        if not (run / SCORES).is_file():
+            notes.append(f"{run.name} has not been evaluated: run `mindgap evaluate --model {run} DATA`.")
+            continue
+        own = read_scores(run / SCORES)
+        known = {(score.model, score.case, score.subset, score.region) for score in scores}
+        scores += [score for score in own if (score.model, score.case, score.subset, score.region) not in known]
+        for case, reason in read_json(run / EVALUATION).get("failed", {}).items():
+            notes.append(f"{run.name}: {case} was not scored. {reason}")
+        try:
+            pictures += choose_pictures(run, own)
+        except MindgapError as error:
+            notes.append(f"No pictures for {run.name}: {error}")
+    return {
+        "runs": sections,
+        "scores": scores,
+        "comparisons": compare(scores),
+        "pictures": pictures,
+        "notes": notes,
+    }
+
+
+def load_section(run: Path) -> RunSection:
+    """Settings, facts and logs of one run.
+
+    Raises:
+        MindgapError: The folder is no run.
+    """
+    settings, facts = read_json(run / SETTINGS), read_json(run / MANIFEST)
+    return RunSection(run.name, settings, facts, read_lines(run / TERMS), read_lines(run / VALIDATIONS))
+
+
+def compare(scores: Sequence[Score]) -> list[Comparison]:
+    """Every pair of networks on the same subset, the later minus the earlier, per region and on average."""
+    found = []
+    for subset in dict.fromkeys(score.subset for score in scores):
+        models = dict.fromkeys(s.model for s in scores if s.subset == subset and s.model != BASELINE)
+        for first, second in combinations(models, 2):
+            text = f"{second} minus {first} on {subset}"
+            rows = [
+                [values_of(scores, model=model, subset=subset, region=str(region)) for model in (second, first)]
+                for region in REGIONS
+            ]
+            for region, (later, earlier) in zip(REGIONS, rows, strict=True):
+                found.append(Comparison(text, str(region), paired_difference(later, earlier)))
+            shared = [case for case in rows[0][0] if case in rows[0][1]]
+            means = {case: float(np.mean([late[case] - early[case] for late, early in rows])) for case in shared}
+            found.append(Comparison(text, "mean", bootstrap_mean(means)))
+    return found
+
+
+def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
+    """Best, median and worst case of a run by mean Dice of the three regions, with its images.
+
+    Raises:
+        MindgapError: The cohort is not where it was scored.
+    """
+    evaluation = read_json(run / EVALUATION)
+    cohort = discover(Path(evaluation["data"]), labels=evaluation["labels"])
+    files = {case.case_id: case for case in cohort.cases}
+    mine = [score for score in scores if score.model != BASELINE]
+    if not mine:
+        return []
+    means = mean_dice_of_cases(scores, model=mine[0].model, subset=mine[0].subset)
+    ranked = sorted(means, key=lambda case: (-means[case], case))
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    pictures = []
+    for place, index in places.items():
+        case_id = ranked[index]
+        case = files[case_id].load(convention=find_convention(evaluation["labels"]))
+        caption = f"{place} of {len(ranked)}: mean Dice {means[case_id]:.3f}"
+        pictures.append(_picture(run, case, mine[0], caption, evaluation))
+        if len(ranked) == 1:
+            break
+    return pictures
+
+
+def _picture(run: Path, case: Case, row: Score, caption: str, evaluation: dict[str, Any]) -> Picture:
+    path = run / PREDICTIONS / row.subset / f"{case.case_id}.nii.gz"
+    predicted = read_volume(path, case=case.case_id)
+    if predicted.array.shape != case.reference.array.shape:
+        raise InputError(
+            case=case.case_id,
+            expected=f"a prediction of shape {case.reference.array.shape}",
+            found=str(predicted.array.shape),
+            mend="evaluate again",
+        )
+    return Picture(
+        case_id=case.case_id,
+        caption=caption,
+        model=row.model,
+        seen=tuple(str(sequence) for sequence in parse_subset(row.subset)),
+        images={str(sequence): volume.array for sequence, volume in case.images.items()},
+        reference=case.target,
+        predicted=target_from_label(predicted.array, find_convention(evaluation["labels"]), case.case_id),
+        affine=case.reference.affine,
+    )

@@ -1,0 +1,252 @@
+"""One self-contained HTML page about runs: tables, pictures, settings; it loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from mindgap.evaluation.metrics import DEFINITIONS, dice
+from mindgap.evaluation.scores import Score, values_of
+from mindgap.evaluation.statistics import Interval
+from mindgap.evaluation.summary import SummaryRow, summarise
+from mindgap.regions import REGIONS, region_mask
+from mindgap.report.figures import (
+    ANCHOR_PREFIX,
+    Picture,
+    draw_learning,
+    draw_overlay,
+    draw_scores,
+    to_png,
+)
+from mindgap.report.overlay import unseen_for_reader
+
+_FEW_CASES = 20
+_LISTED = 8
+_CHART_DPI = 130
+_SENTENCE_SUBSETS = 3
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """What a run folder says about itself.
+
+    Attributes:
+        name: Name of the folder.
+        settings: experiment.json.
+        facts: manifest.json.
+        terms: Lines of terms.jsonl.
+        validations: Lines of validations.jsonl.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    terms: Sequence[Mapping[str, Any]]
+    validations: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference between two models on the same cases.
+
+    Attributes:
+        text: What was subtracted from what, such as "pmkl minus unimodal on T1".
+        region: WT, TC, ET or "mean".
+        difference: Mean difference in Dice with its 95 % interval over cases.
+    """
+
+    text: str
+    region: str
+    difference: Interval
+
+
+def build_page(
+    *,
+    title: str,
+    runs: Sequence[RunSection],
+    scores: Sequence[Score],
+    comparisons: Sequence[Comparison],
+    pictures: Sequence[Picture],
+    notes: Sequence[str],
+) -> str:
+    """Build the page; any of the sequences may be empty.
+
+    Args:
+        title: Heading of the page.
+        runs: One section of curves and settings each.
+        scores: Rows of scores.csv.
+        comparisons: Paired differences to list.
+        pictures: Overlays, in the order they are shown; those of one model and subset share a heading.
+        notes: Warnings and remarks, as plain text.
+
+    Returns:
+        HTML in which pictures are data URIs; whatever comes from files is escaped.
+    """
+    rows = summarise(scores)
+    template = resources.files("mindgap.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(score=format_score, interval=format_interval, signed=format_signed, mm=format_mm)
+    return environment.from_string(template).render(
+        title=title,
+        result=result_sentence(rows),
+        regions=[str(region) for region in REGIONS],
+        rows=rows,
+        few=any(0 < row.n < _FEW_CASES for row in rows),
+        verdicts=[(comparison, verdict_of(comparison.difference)) for comparison in comparisons],
+        score_chart=_data_uri(to_png(draw_scores(scores), dpi=_CHART_DPI)) if rows else None,
+        galleries=_galleries(pictures, scores),
+        runs=[_describe_run(run) for run in runs],
+        definitions=[definition.text for definition in DEFINITIONS.values()],
+        notes=notes,
+    )
+
+
+def result_sentence(rows: Sequence[SummaryRow]) -> str:
+    """The page in one sentence: the best network of each subset (of the best three), and the threshold there."""
+    networks = [row for row in rows if not row.is_baseline and math.isfinite(row.mean.mean)]
+    if not networks:
+        return "No network has been scored."
+    best = {row.subset: row for row in sorted(networks, key=lambda row: row.mean.mean)}  # the last one stays
+    shown = sorted(best.values(), key=lambda row: -row.mean.mean)[:_SENTENCE_SUBSETS]
+    thresholds = {row.subset: row.mean.mean for row in rows if row.is_baseline}
+    words = []
+    for row in shown:
+        cases = "1 case" if row.mean.n == 1 else f"{row.mean.n} cases"
+        threshold = thresholds.get(row.subset, math.nan)
+        beside = f", best single threshold {format_score(threshold)}" if math.isfinite(threshold) else ""
+        words.append(f"{format_interval(row.mean)} for {row.model} seeing {row.subset} ({cases}{beside})")
+    among = f" (the {len(shown)} best of {len(best)} subsets)" if len(shown) < len(best) else ""
+    return f"Mean Dice over WT, TC and ET{among}: {'; '.join(words)}."
+
+
+def verdict_of(difference: Interval) -> tuple[str, str]:
+    """A word for a style ("up", "down", "open") and the sentence that says the same."""
+    if difference.n == 0:
+        return "open", "no case in common"
+    if not (math.isfinite(difference.low) and math.isfinite(difference.high)):
+        return "open", "no interval: too few cases"
+    if difference.low > 0:
+        return "up", "higher; interval lies above 0"
+    if difference.high < 0:
+        return "down", "lower; interval lies below 0"
+    return "open", "undecided; interval contains 0"
+
+
+def format_score(value: float) -> str:
+    """Dice to three decimals, a dash where there is none."""
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def format_signed(value: float) -> str:
+    """A difference to three decimals with its sign."""
+    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def format_mm(value: float) -> str:
+    """A distance to one decimal, a dash where it is undefined."""
+    return f"{value:.1f}" if math.isfinite(value) else "–"
+
+
+def format_interval(interval: Interval) -> str:
+    """Mean and ends, "0.612 [0.540, 0.671]"; no brackets where there is no interval."""
+    if not math.isfinite(interval.low):
+        return format_score(interval.mean)
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _galleries(pictures: Sequence[Picture], scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Pictures by model and sequences seen, in order of first appearance."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for picture in pictures:
+        seen = ", ".join(picture.seen)
+        dices = _dice_of(picture, scores)
+        unseen = unseen_for_reader(picture)
+        groups.setdefault((picture.model, seen), []).append(
+            {
+                "case": picture.case_id,
+                "caption": picture.caption,
+                "dice": [(region, dices[region]) for region in dices],
+                "unseen": unseen,
+                "has_reference": picture.reference is not None,
+                "uri": _data_uri(to_png(draw_overlay(picture))),
+                "alt": _alternative_text(picture, dices),
+            }
+        )
+    return [{"model": model, "seen": seen, "pictures": group} for (model, seen), group in groups.items()]
+
+
+def _dice_of(picture: Picture, scores: Sequence[Score]) -> dict[str, float]:
+    """What scores.csv says about this case, else the Dice of the arrays shown."""
+    subset = "+".join(picture.seen)
+    found = {}
+    for region in REGIONS:
+        known = values_of(scores, model=picture.model, subset=subset, region=str(region))
+        if picture.case_id in known:
+            found[str(region)] = known[picture.case_id]
+        elif picture.reference is not None:
+            found[str(region)] = dice(region_mask(picture.predicted, region), region_mask(picture.reference, region))
+    return found
+
+
+def _alternative_text(picture: Picture, dices: Mapping[str, float]) -> str:
+    values = ", ".join(f"{region} {format_score(value)}" for region, value in dices.items())
+    seen = ", ".join(picture.seen)
+    said = f"Case {picture.case_id}, predicted by {picture.model} from {seen}: axial, coronal and sagittal planes"
+    if picture.reference is None:
+        return f"{said} with the prediction as fill; there is no reference."
+    return f"{said} with the prediction as fill, the reference as outline, and the errors; Dice {values}."
+
+
+def _describe_run(run: RunSection) -> dict[str, Any]:
+    last = run.validations[-1] if run.validations else None
+    steps = run.terms[-1].get("step") if run.terms else None
+    said = [f"{region} {format_score(float(last[region]))}" for region in map(str, REGIONS) if last and region in last]
+    chart = to_png(draw_learning(run.terms, run.validations), dpi=_CHART_DPI) if run.terms or run.validations else None
+    return {
+        "name": run.name,
+        "unfinished": run.facts.get("finished") is False,
+        "steps": steps,
+        "chart": None if chart is None else _data_uri(chart),
+        "alt": f"Learning curves of {run.name} over {steps} steps"
+        + (f"; last validation Dice {', '.join(said)}." if said else "; no validation was logged."),
+        "anchors": any(key.startswith(ANCHOR_PREFIX) for line in (*run.validations, *run.terms) for key in line),
+        "settings": list(_flatten(run.settings)),
+        "facts": list(_flatten({key: value for key, value in run.facts.items() if key != "citations"})),
+        "citations": [str(key) for key in run.facts.get("citations", [])],
+    }
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name with dots, short text, and the whole text where the short one leaves something out."""
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            yield from _flatten(item, f"{name}.")
+        elif isinstance(item, (list, tuple)):
+            words = [str(word) for word in item]
+            if len(words) > _LISTED:
+                yield name, f"{len(words)} entries", ", ".join(words)
+            else:
+                yield name, f"{len(words)}: {', '.join(words)}" if prefix == "cases." else " ".join(words), ""
+        else:
+            yield name, _plain_word(item), ""
+
+
+def _plain_word(item: Any) -> str:
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    if item is None or item == {}:
+        return "–"
+    return f"{item:g}" if isinstance(item, float) else str(item)

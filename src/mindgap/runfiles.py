@@ -1,0 +1,31 @@
+"""The files of a run folder by name, and how its logs are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "experiment.json"
+MANIFEST = "manifest.json"
+TERMS = "terms.jsonl"
+VALIDATIONS = "validations.jsonl"
+THRESHOLDS = "thresholds.json"
+SCORES = "scores.csv"
+EVALUATION = "evaluation.json"
+PREDICTIONS = "predictions"
+CHECKPOINTS = "checkpoint"
+REPORT = "report.html"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl log; half a line at the end, left by a kill, is ignored."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

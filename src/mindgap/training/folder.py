@@ -1,0 +1,63 @@
+"""A run folder that explains itself: settings, terms of every step, validations, checkpoints, the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mindgap.files import read_json, write_json, write_text
+from mindgap.runfiles import MANIFEST, TERMS, VALIDATIONS, read_lines
+
+
+class RunFolder:
+    """The files of one training run; a context manager that keeps the logs open.
+
+    Args:
+        path: The folder.
+        resume_at: Finished steps of the checkpoint the run goes on from. Later lines of the logs are dropped, so
+            that every step stands there once.
+    """
+
+    def __init__(self, path: Path, *, resume_at: int) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (TERMS, VALIDATIONS):
+            _truncate(path / name, resume_at)
+        self._terms = (path / TERMS).open("a", encoding="utf-8")
+        self._validations = (path / VALIDATIONS).open("a", encoding="utf-8")
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._terms.close()
+        self._validations.close()
+
+    def log_terms(self, line: dict[str, Any]) -> None:
+        """Add a line about a step."""
+        _write_line(self._terms, line)
+
+    def log_validation(self, line: dict[str, Any]) -> None:
+        """Add a line about a validation."""
+        _write_line(self._validations, line)
+
+    def update_manifest(self, **values: Any) -> None:
+        """Add to manifest.json."""
+        path = self.path / MANIFEST
+        known = read_json(path) if path.is_file() else {}
+        write_json(path, {**known, **values})
+
+
+def _truncate(path: Path, step: int) -> None:
+    lines = [line for line in read_lines(path) if line["step"] <= step]
+    if path.is_file():
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _write_line(handle: Any, line: dict[str, Any]) -> None:
+    handle.write(json.dumps(line) + "\n")
+    handle.flush()

@@ -1,0 +1,64 @@
+"""How good a network is while it is being trained: mean Dice on the validation cases."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mindgap.batch import Output, classes_from_regions
+from mindgap.data.store import ResidentCases
+from mindgap.evaluation.metrics import dice
+from mindgap.inference.tiling import predict_tiled
+from mindgap.regions import REGIONS, region_mask
+from mindgap.sequences import Subset
+
+
+@torch.no_grad()
+def validate(
+    network: nn.Module,
+    cases: ResidentCases,
+    subset: Subset,
+    *,
+    window: int,
+    device: torch.device,
+    bf16: bool,
+) -> dict[str, float]:
+    """Mean Dice of WT, TC, ET and their average, on the working grid, by half-overlapping windows.
+
+    Windows of the crop's size, because a network that is young or was trained on small crops does much worse on the
+    whole brain in one pass (mean WT Dice 0.63 against 0.81, five cases, 48^3 crops), which would choose the wrong
+    state. Published scores come from ``inference.scoring``.
+
+    Args:
+        network: In any mode; it is left in eval mode.
+        cases: Validation cases that have every sequence of the subset.
+        subset: Columns of the network.
+        window: Side of the windows, the training crop.
+        device: Where to compute.
+        bf16: Whether to use bf16 autocast.
+    """
+    network.eval()
+    values: dict[str, list[float]] = {str(region): [] for region in REGIONS}
+    for index in range(len(cases)):
+        batch = cases.whole(index)
+        seen = batch.select(subset)
+        run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
+        predicted = classes_from_regions(predict_tiled(seen.image[0], run, window=window)).numpy()
+        assert batch.target is not None
+        reference = batch.target[0].cpu().numpy().astype(np.uint8)
+        for region in REGIONS:
+            values[str(region)].append(dice(region_mask(predicted, region), region_mask(reference, region)))
+    means = {name: float(np.mean(row)) for name, row in values.items()}
+    return {**means, "mean": float(np.mean(list(means.values())))}
+
+
+def _region_probabilities(
+    network: nn.Module, present: Tensor, tiles: Tensor, *, device: torch.device, bf16: bool
+) -> Tensor:
+    tiles = tiles.to(device).contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        output: Output = network(tiles, present.expand(len(tiles), -1))
+    return output.region_probabilities()

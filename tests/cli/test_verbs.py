@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mindgap.cli import VERBS, main
+from mindgap.evaluation.scores import read_scores
+
+
+def test_help_and_unknown_verbs_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from mindgap.cli import main; assert main(['--help']) == 0; assert main(['sgment']) == 2;"
+        "heavy = {'torch', 'numpy', 'tyro', 'monai', 'nibabel', 'rich'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+    assert "Did you mean segment?" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"mindgap {verb}" in capsys.readouterr().out
+
+
+def test_train_explains_methods_and_their_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    assert "unimodal" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "pmkl", "--help"])
+    text = capsys.readouterr().out
+    assert "--pixel-weight" in text
+    assert "--anchor " not in text
+
+
+def test_dry_run_prints_the_resolved_settings_and_trains_nothing(
+    journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    words = ["train", "teacher", "--data", str(journey.store), "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main([*words, "--preset", "paper", "--anchor", "k"]) == 0
+    text = capsys.readouterr().out
+    assert "50000" in text
+    assert "anchor_gradient" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_doctor_names_device_precision_and_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "precision" in text
+    assert "nothing is missing" in text
+
+
+def test_cite_prints_exactly_what_a_run_used(journey, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["cite", str(journey.t1ce)]) == 0
+    text = capsys.readouterr().out
+    assert "chen2022pmkl" in text
+    assert "liu2024mindgap" not in text  # a student's own method; its teacher's run cites the paper
+    assert main(["cite", str(journey.teacher)]) == 0
+    assert "liu2024mindgap" in capsys.readouterr().out
+
+
+def test_run_folder_explains_itself(journey) -> None:
+    manifest = json.loads((journey.t1ce / "manifest.json").read_text())
+    assert manifest["finished"]
+    assert manifest["cases"]["taught"] == len(manifest["cases"]["train"])
+    steps = [json.loads(line)["step"] for line in (journey.t1ce / "terms.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+    for name in ("experiment.json", "model.json", "model.safetensors", "thresholds.json", "validations.jsonl"):
+        assert (journey.t1ce / name).is_file()
+
+
+def test_segment_writes_a_mask_in_the_grid_of_the_input(
+    journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = next(journey.cohort.glob("*GG/*"))
+    out = tmp_path / "mask.nii.gz"
+    assert main(["segment", str(case), "--model", str(journey.flair), "-o", str(out), "--labels", "brats2023"]) == 0
+    text = capsys.readouterr().out
+    assert "not used by this model" in text
+    source, mask = nib.load(next(case.glob("*_flair.nii.gz"))), nib.load(out)
+    assert mask.shape == source.shape
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.affine, source.affine)
+    assert set(np.unique(mask.dataobj)) <= {0, 1, 2, 3}
+    assert json.loads((tmp_path / "mask.json").read_text())["LabelConvention"] == "brats2023"
+
+
+def test_segment_opens_only_the_files_the_model_needs(journey, tmp_path: Path) -> None:
+    case = next(journey.cohort.glob("*GG/*"))
+    for path in case.iterdir():
+        name = path.name
+        content = path.read_bytes() if name.endswith("flair.nii.gz") else b"garbage"
+        (tmp_path / name).write_bytes(content)
+    whole, alone = tmp_path / "out" / "a.nii.gz", tmp_path / "out" / "b.nii.gz"
+    assert main(["segment", str(tmp_path), "--model", str(journey.flair), "-o", str(whole)]) == 0
+    flair = next(case.glob("*_flair.nii.gz"))
+    assert main(["segment", "--flair", str(flair), "--model", str(journey.flair), "-o", str(alone)]) == 0
+    np.testing.assert_array_equal(nib.load(whole).get_fdata(), nib.load(alone).get_fdata())
+
+
+def test_evaluate_and_report(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in (journey.flair, journey.t1ce):
+        assert main(["evaluate", str(journey.cohort), "--model", str(run), "-o", str(tmp_path / "scores.csv")]) == 0
+    assert "threshold" in capsys.readouterr().out
+    scores = read_scores(tmp_path / "scores.csv")
+    assert {score.model for score in scores} == {"t1ce", "threshold"}
+    assert {score.region for score in scores} == {"WT", "TC", "ET"}
+    assert {score.subset for score in scores} == {"T1ce"}
+    assert len(scores) == 2 * 3 * len({score.case for score in scores})
+    page = tmp_path / "page.html"
+    assert main(["report", str(journey.flair), str(journey.t1ce), "-o", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("data:image/png;base64") >= 4
+    assert "http" not in text.split("<body")[1].split("BibTeX")[0].replace("http://www.w3.org", "")
+
+
+def test_a_bad_case_is_listed_and_the_rest_goes_on(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = tmp_path / "cohort"
+    for case in journey.cohort.glob("*GG/*"):
+        target = cohort / case.name
+        target.mkdir(parents=True)
+        for path in case.iterdir():
+            (target / path.name).write_bytes(path.read_bytes())
+    broken = sorted(cohort.iterdir())[0]
+    flair = next(broken.glob("*_flair.nii.gz"))
+    flair.write_bytes(flair.read_bytes()[:5000])
+    unlabelled = sorted(cohort.iterdir())[1]
+    next(unlabelled.glob("*_seg.nii.gz")).unlink()
+    capsys.readouterr()
+    store = tmp_path / "store"
+    assert main(["prepare", str(cohort), "-o", str(store), "--split", "0.5/0.2/0.3"]) == 1
+    text = capsys.readouterr().out
+    assert f"left out: {broken.name}" in text
+    assert f"left out: {unlabelled.name}" in text
+    assert len(json.loads((store / "store.json").read_text())["cases"]) == 5
+    out = tmp_path / "scores.csv"
+    assert main(["evaluate", str(cohort), "--model", str(journey.flair), "--cases", "all", "-o", str(out)]) == 1
+    assert len({score.case for score in read_scores(out)}) == 5
+    assert f"not scored: {broken.name}" in capsys.readouterr().out

@@ -1,0 +1,175 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from mindgap.batch import BACKGROUND, brain_of
+from mindgap.data.augmentation import (
+    Augmentation,
+    apply_intensities,
+    draw,
+    paper_augmentation,
+    strong_augmentation,
+)
+from mindgap.data.prepared import LOWEST_BRAIN
+from mindgap.errors import SettingError
+
+OFF = Augmentation(flip=0.0, scale=0.0, scale_probability=0.0)
+ALL = Augmentation(flip=1.0, scale=1.0, scale_probability=1.0, gamma=1.0, shift=1.0, bias=1.0, noise=1.0)
+
+
+def _drawn(augmentation=ALL, **changes):
+    arguments = {"seed": 3, "step": 7, "batch": 4, "cases": 5, "sequences": 2, "foreground": 0.5} | changes
+    return draw(augmentation, **arguments)
+
+
+def _same(first, second):
+    return {
+        field.name: bool(np.array_equal(getattr(first, field.name), getattr(second, field.name)))
+        for field in fields(first)
+    }
+
+
+@pytest.fixture
+def image():
+    """Brain in the middle, from its lowest to its highest value, background around it."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.full((4, 2, 8, 9, 10), BACKGROUND)
+    inner = image[:, :, 2:6, 2:7, 2:8]
+    inner.copy_(torch.rand(inner.shape, generator=generator) * (1 - LOWEST_BRAIN) + LOWEST_BRAIN)
+    inner[..., 0, 0, 0], inner[..., 0, 0, 1] = LOWEST_BRAIN, 1.0
+    return image
+
+
+def test_draws_depend_on_seed_and_step_and_on_nothing_else():
+    first = _drawn()
+    np.random.default_rng(0).random(100)
+    torch.rand(10)
+    _drawn(step=8)
+    assert all(_same(first, _drawn()).values())
+    kinds = ("corner", "voxel", "scale", "gamma", "shift", "bias", "noise", "noise_seed")
+    for changed in (_drawn(step=6), _drawn(step=8), _drawn(seed=4)):
+        equal = _same(first, changed)
+        assert not any(equal[name] for name in kinds)
+
+
+@pytest.mark.parametrize(("cases", "batch"), [(5, 3), (4, 4), (3, 7), (1, 2)])
+def test_every_case_comes_once_per_epoch(cases, batch):
+    order = np.concatenate([_drawn(step=step, batch=batch, cases=cases).cases for step in range(5 * cases)])
+    epochs = order.reshape(-1, cases)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(cases), (len(epochs), 1)))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1 or cases == 1
+
+
+def test_draws_stay_within_their_bounds():
+    settings = Augmentation(flip=0.5, scale=0.2, scale_probability=0.5, gamma=0.3, shift=0.1, bias=0.2, noise=0.05)
+    drawn = _drawn(settings, batch=500)
+    for values, low, high in (
+        (drawn.corner, 0, 1),
+        (drawn.voxel, 0, 1),
+        (drawn.scale, 0.8, 1.2),
+        (np.log(drawn.gamma), -0.3, 0.3),
+        (drawn.shift, -0.1, 0.1),
+        (drawn.bias, -0.2, 0.2),
+        (drawn.noise, 0, 0.05),
+    ):
+        assert low - 1e-6 <= values.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < values.max() <= high + 1e-6
+    assert 0.4 < (drawn.scale == 1).mean() < 0.6
+    assert 0.4 < drawn.flips.mean() < 0.6
+    assert 0.4 < drawn.foreground.mean() < 0.6
+
+
+def test_kinds_that_are_off_draw_nothing():
+    drawn = _drawn(OFF, foreground=0.0)
+    assert not drawn.flips.any()
+    assert not drawn.foreground.any()
+    assert (drawn.scale == 1).all()
+    assert (drawn.gamma == 1).all()
+    for values in (drawn.shift, drawn.bias, drawn.noise):
+        assert (values == 0).all()
+
+
+def test_without_scale_and_flips_the_image_stays_as_it_is(image):
+    result = apply_intensities(image, _drawn(OFF), OFF)
+    torch.testing.assert_close(result, image, rtol=0, atol=2e-7)
+    assert torch.equal(result == BACKGROUND, image == BACKGROUND)
+
+
+@pytest.mark.parametrize("settings", [paper_augmentation(), strong_augmentation(), ALL])
+def test_background_stays_and_brain_stays_above_it(image, settings):
+    brain = brain_of(image)
+    for step in range(20):
+        result = apply_intensities(image, _drawn(settings, step=step), settings)
+        assert not torch.equal(result, image) or settings == paper_augmentation()
+        assert bool((result[~brain] == BACKGROUND).all())
+        assert float(result[brain].min()) >= np.float32(LOWEST_BRAIN)
+        assert bool(result.isfinite().all())
+
+
+def test_scale_multiplies_the_distance_from_the_background(image):
+    settings = Augmentation(scale=0.5, scale_probability=1.0)
+    drawn = _drawn(settings)
+    result = apply_intensities(image, drawn, settings)
+    expected = (image + 1) * torch.from_numpy(drawn.scale)[:, :, None, None, None] - 1
+    brain = brain_of(image)
+    torch.testing.assert_close(result[brain], expected[brain].clamp_min(LOWEST_BRAIN))
+    assert len(np.unique(drawn.scale)) == drawn.scale.size
+
+
+def test_gamma_and_shift_act_as_named(image):
+    brain = brain_of(image)
+    settings = replace(OFF, gamma=0.5)
+    drawn = _drawn(settings)
+    expected = 2 * ((image + 1) / 2) ** torch.from_numpy(drawn.gamma)[:, :, None, None, None] - 1
+    result = apply_intensities(image, drawn, settings)
+    torch.testing.assert_close(result[brain], expected[brain].clamp_min(LOWEST_BRAIN), rtol=0, atol=1e-5)
+    settings = replace(OFF, shift=0.5)
+    drawn = _drawn(settings)
+    expected = image + torch.from_numpy(drawn.shift)[:, :, None, None, None]
+    result = apply_intensities(image, drawn, settings)
+    torch.testing.assert_close(result[brain], expected[brain].clamp_min(LOWEST_BRAIN), rtol=0, atol=1e-5)
+
+
+def test_a_bias_field_is_smooth_and_within_its_amplitude(image):
+    settings = replace(OFF, bias=0.4)
+    flat = torch.where(brain_of(image), torch.zeros(()), image)
+    ratio = (apply_intensities(flat, _drawn(settings), settings) + 1)[:, :, 2:6, 2:7, 2:8]
+    assert float(ratio.log().abs().max()) <= 0.4 + 1e-5
+    assert float(ratio.std()) > 0.01
+    assert max(float(ratio.diff(dim=axis).abs().max()) for axis in (2, 3, 4)) < 0.4
+
+
+def test_noise_can_be_replayed(image):
+    settings = replace(OFF, noise=0.2)
+    drawn = _drawn(settings)
+    first = apply_intensities(image, drawn, settings)
+    torch.rand(5)
+    assert torch.equal(first, apply_intensities(image, drawn, settings))
+    assert not torch.equal(first, apply_intensities(image, _drawn(settings, step=8), settings))
+    middle = image.abs() < 0.3
+    assert float((first - image)[middle].std()) > 0.01
+
+
+def test_the_noise_of_a_row_does_not_depend_on_the_rows_beside_it(image):
+    settings = strong_augmentation()
+    drawn = _drawn(settings)
+    together = apply_intensities(image, drawn, settings)
+    alone = replace(drawn, **{field.name: getattr(drawn, field.name)[2:3] for field in fields(drawn)})
+    torch.testing.assert_close(apply_intensities(image[2:3], alone, settings)[0], together[2])
+
+
+def test_nothing_spreads_from_an_absent_sequence(image):
+    settings = strong_augmentation()
+    spoilt = image.clone()
+    spoilt[:, 1] = float("nan")
+    clean = apply_intensities(image, _drawn(settings), settings)
+    assert torch.equal(apply_intensities(spoilt, _drawn(settings), settings)[:, 0], clean[:, 0])
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Augmentation)])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_numbers_outside_0_to_1_are_refused(name, value):
+    with pytest.raises(SettingError, match=str(value)):
+        Augmentation(**{name: value})

@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mindgap.data.nifti import (
+    is_nifti,
+    orientation_of,
+    read_geometry,
+    read_volume,
+    spacing_of,
+    stem_of,
+    volume_of_voxel_ml,
+    write_label,
+    write_volume,
+)
+from mindgap.errors import InputError
+from mindgap.regions import find_convention, label_from_target
+
+BRATS = find_convention("brats2017")
+
+
+def _affine(degrees=0.0, spacing=(1.0, 1.0, 1.5)):
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-1, -1, 1]) @ np.diag(spacing)
+    affine[:3, 3] = (31.5, -20.25, 7)
+    return affine
+
+
+@pytest.fixture
+def target(make_label):
+    return make_label((1, 2, 3))
+
+
+def _write(path, array, *, sform, qform):
+    """An image with the given (affine or None, code) pairs."""
+    image = nib.Nifti1Image(array, None)
+    image.header.set_zooms((1.0, 1.0, 1.5))
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_sform(*sform)
+    image.header.set_qform(*qform)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform"),
+    [
+        ((_affine(), 1), (_affine(), 1)),
+        ((_affine(), 2), (_affine(), 1)),
+        ((_affine(20), 4), (_affine(20), 0)),
+        ((None, 0), (_affine(20), 1)),
+        ((_affine(20), 1), (_affine(), 1)),
+        ((None, 0), (None, 0)),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_mask_goes_home_in_the_grid_it_came_in(tmp_path, make_image, target, sform, qform, suffix):
+    source = _write(tmp_path / "a_t1.nii.gz", make_image(), sform=sform, qform=qform)
+    path = tmp_path / f"mask{suffix}"
+    write_label(path, target, like=read_volume(source, case="A"), convention=BRATS)
+    before, after = nib.load(source), nib.load(path)
+    np.testing.assert_array_equal(after.affine, before.affine)
+    for field in ("sform_code", "qform_code", "srow_x", "quatern_b", "qoffset_x", "pixdim", "xyzt_units"):
+        np.testing.assert_array_equal(after.header[field], before.header[field])
+    assert orientation_of(after.affine) == orientation_of(before.affine)
+    assert after.shape == before.shape
+    assert after.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(after.dataobj), label_from_target(target, BRATS))
+
+
+def test_a_mask_says_its_names(tmp_path, make_image, target):
+    source = _write(tmp_path / "a.nii.gz", make_image(), sform=(_affine(), 1), qform=(_affine(), 1))
+    write_label(tmp_path / "m.nii.gz", target, like=read_volume(source, case="A"), convention=BRATS)
+    sidecar = json.loads((tmp_path / "m.json").read_text())
+    assert sidecar["LabelConvention"] == "brats2017"
+    assert set(sidecar["Labels"]) == {"0", "1", "2", "4"}
+    assert sidecar["Labels"]["4"] == "enhancing tumour (ET)"
+    (extension,) = nib.load(tmp_path / "m.nii.gz").header.extensions
+    assert extension.get_code() == 6
+    assert (
+        json.loads(
+            extension.get_content().rstrip("\0")
+            if isinstance(extension.get_content(), str)
+            else extension.get_content()
+        )
+        == sidecar
+    )
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.nii.gz", "m.json", "m.nii.gz"]
+
+
+def test_scale_factors_do_not_reach_the_mask(tmp_path, make_image, target):
+    source = tmp_path / "a.nii.gz"
+    image = nib.Nifti1Image((make_image() * 10).astype(np.int16), _affine())
+    image.header.set_slope_inter(0.5, 3)
+    nib.save(image, source)
+    volume = read_volume(source, case="A")
+    write_label(tmp_path / "m.nii.gz", target, like=volume, convention=BRATS)
+    after = nib.load(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(after.get_fdata(), label_from_target(target, BRATS))
+
+
+def test_a_mask_like_one_channel_is_three_dimensional(tmp_path, make_image, target, write_nifti):
+    source = write_nifti(tmp_path / "a.nii.gz", np.stack([make_image(0), make_image(1)], axis=3))
+    write_label(
+        tmp_path / "m.nii.gz", target, like=read_volume(source, case="A", channel=1), convention=BRATS
+    )
+    after = nib.load(tmp_path / "m.nii.gz")
+    assert after.shape == target.shape
+    np.testing.assert_array_equal(after.affine, nib.load(source).affine)
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path, make_image, target, write_nifti):
+    volume = read_volume(write_nifti(tmp_path / "a.nii.gz", make_image()), case="A")
+    with pytest.raises(InputError, match=r"m.nii.gz: expected shape \(12, 10, 8\), found \(11, 10, 8\)"):
+        write_label(tmp_path / "m.nii.gz", target[1:], like=volume, convention=BRATS)
+
+
+def test_an_image_goes_and_comes_home(tmp_path, make_image):
+    write_volume(tmp_path / "a.nii.gz", make_image(), _affine(20))
+    volume = read_volume(tmp_path / "a.nii.gz", case="A")
+    np.testing.assert_array_equal(volume.array, make_image())
+    np.testing.assert_allclose(volume.affine, _affine(20), atol=1e-6)
+    assert volume.array.dtype == np.float32
+    assert read_geometry(tmp_path / "a.nii.gz", case="A")[0] == (12, 10, 8)
+    assert volume.spacing_mm == pytest.approx((1, 1, 1.5))
+
+
+def test_geometry_of_oblique_grids():
+    affine = _affine(33, (0.5, 2, 3))
+    assert spacing_of(affine) == pytest.approx((0.5, 2, 3))
+    assert volume_of_voxel_ml(affine) == pytest.approx(0.003)
+    assert orientation_of(_affine()) == "LPS"
+
+
+def test_what_float32_cannot_hold_becomes_infinite(tmp_path, write_nifti):
+    path = write_nifti(tmp_path / "a.nii.gz", np.full((2, 2, 2), 1e300))
+    assert np.isinf(read_volume(path, case="A").array).all()
+
+
+def test_one_volume_on_a_fourth_axis_is_an_image(tmp_path, write_nifti, make_image):
+    path = write_nifti(tmp_path / "a.nii.gz", make_image()[..., None])
+    assert read_volume(path, case="A").array.shape == (12, 10, 8)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_colours_and_complex_numbers_are_refused(tmp_path, write_nifti, dtype):
+    path = write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), dtype=dtype))
+    with pytest.raises(InputError, match=r"A: a.nii.gz: expected one number per voxel.* To mend"):
+        read_volume(path, case="A")
+
+
+def test_names():
+    assert stem_of(Path("x/W39_1998.09.19_Segm.nii")) == "W39_1998.09.19_Segm"
+    assert stem_of(Path("a.b.nii.gz")) == "a.b"
+    assert [is_nifti(Path(name)) for name in ("a.nii", "a.nii.gz", "._a.nii.gz", "a.gz", "a.json")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

@@ -1,0 +1,65 @@
+import math
+
+import pytest
+
+from mindgap.evaluation.scores import Score
+from mindgap.evaluation.summary import mean_dice_of_cases, summarise
+
+
+def make_scores(model, subset, cases, *, hd95=2.0):
+    return [
+        Score(model, case, subset, region, dice, hd95, 1.0, 1.0)
+        for case, values in cases.items()
+        for region, dice in zip(("WT", "TC", "ET"), values, strict=True)
+    ]
+
+
+CASES = {"a": (0.9, 0.6, 0.3), "b": (0.8, 0.7, 0.6)}
+
+
+def test_rows_hold_means_intervals_and_counts():
+    (row,) = summarise(make_scores("m", "T1", CASES))
+    assert (row.model, row.subset, row.n) == ("m", "T1", 2)
+    assert row.dice["WT"].mean == pytest.approx(0.85)
+    assert row.mean.mean == pytest.approx((0.6 + 0.7) / 2)
+    assert row.mean.low == pytest.approx(0.6)
+    assert row.mean.high == pytest.approx(0.7)
+    assert row.hd95_mm == {"WT": 2.0, "TC": 2.0, "ET": 2.0}
+
+
+def test_undefined_distances_are_left_out():
+    scores = make_scores("m", "T1", {"a": CASES["a"]}) + make_scores("m", "T1", {"b": CASES["b"]}, hd95=math.nan)
+    assert summarise(scores)[0].hd95_mm["ET"] == 2.0
+    assert math.isnan(summarise(make_scores("m", "T1", CASES, hd95=math.nan))[0].hd95_mm["ET"])
+
+
+def test_threshold_rows_follow_the_models_of_their_subset():
+    named = [
+        ("threshold", "T1"),
+        ("u", "T1"),
+        ("u", "T2"),
+        ("p", "T1"),
+        ("threshold", "FLAIR"),
+        ("threshold", "T2"),
+    ]
+    scores = [score for model, subset in named for score in make_scores(model, subset, CASES)]
+    order = [(row.model, row.subset) for row in summarise(scores)]
+    assert order == [
+        ("u", "T1"),
+        ("u", "T2"),
+        ("threshold", "T2"),
+        ("p", "T1"),
+        ("threshold", "T1"),
+        ("threshold", "FLAIR"),
+    ]
+    assert [row.is_baseline for row in summarise(scores)] == [False, False, True, False, True, True]
+
+
+def test_a_case_without_a_region_has_no_mean():
+    scores = make_scores("m", "T1", CASES)[:-1]
+    assert set(mean_dice_of_cases(scores, model="m", subset="T1")) == {"a"}
+    assert summarise(scores)[0].n == 2
+
+
+def test_no_scores_no_rows():
+    assert summarise([]) == []

@@ -1,0 +1,150 @@
+"""What may be imported where: a training machine has torch and little else, a report needs no torch."""
+
+import importlib.util
+import os
+import pkgutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mindgap.data.prepared import Placement, Preparation, PreparedCase, decode
+from mindgap.data.store import Store, write_case, write_index
+from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
+from mindgap.sequences import SEQUENCES
+
+ABSENT_ON_A_TRAINING_MACHINE = (
+    "nibabel",
+    "monai",
+    "nilearn",
+    "tyro",
+    "matplotlib",
+    "jinja2",
+    "scipy",
+    "SimpleITK",
+    "jaxtyping",
+    "beartype",
+)
+WITHOUT_TORCH = (
+    "mindgap",
+    "mindgap.sequences",
+    "mindgap.regions",
+    "mindgap.files",
+    "mindgap.citations",
+    "mindgap.errors",
+    "mindgap.runfiles",
+    "mindgap.evaluation.metrics",
+    "mindgap.evaluation.scores",
+    "mindgap.evaluation.statistics",
+    "mindgap.data.nifti",
+    "mindgap.data.case",
+    "mindgap.data.cohort",
+    "mindgap.data.splits",
+)
+
+_HIDE = """
+import sys
+for name in {absent!r}:
+    sys.modules[name] = None  # as if it were not installed
+"""
+
+_TRAIN = """
+import sys
+from pathlib import Path
+import mindgap, mindgap.training.loop, mindgap.data.store, mindgap.methods, mindgap.experiment, mindgap.session
+from mindgap.experiment import Experiment
+from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.teacher import TeacherRecipe
+from mindgap.runfiles import read_lines
+from mindgap.training.loop import Schedule
+
+folder = Path(sys.argv[1])
+schedule = Schedule(steps=2, batch=2, crop=16)
+plain = dict(data=folder / "store", width=2, latent_channels=2, schedule=schedule, device="cpu", precision="fp32")
+recipes = {"teacher": TeacherRecipe(), "student": PmklRecipe(teacher=folder / "teacher")}
+for name, recipe in recipes.items():
+    subset = "all" if name == "teacher" else "T1ce"
+    mindgap.train(Experiment(method=recipe, subset=subset, **plain), folder / name)
+    assert [line["step"] for line in read_lines(folder / name / "terms.jsonl")] == [1, 2], name
+    (validation,) = read_lines(folder / name / "validations.jsonl")
+    assert set(validation) >= {"WT", "TC", "ET", "mean"}, name
+    assert (folder / name / "model.json").is_file(), name
+print("trained")
+"""
+
+
+def _python(program, *arguments):
+    """Run a program in an interpreter of its own, on one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+
+
+def _case(case_id, seed):
+    shape = (18, 17, 16)
+    codes = np.random.default_rng(seed).integers(1, 256, (4, *shape)).astype(np.uint8)
+    target = np.zeros(shape, np.uint8)
+    target[4:12, 4:12, 4:12] = ED_CLASS
+    target[5:10, 5:10, 5:10] = NCR_CLASS
+    target[6:8, 6:8, 6:8] = ET_CLASS
+    box = tuple((0, n) for n in shape)
+    placement = Placement(shape, (0, 1, 2), (False, False, False), shape, box)
+    return PreparedCase(
+        case_id, decode(torch.from_numpy(codes)), SEQUENCES, (box,) * 4, target, placement, (2.0, 2.0, 2.0)
+    )
+
+
+def test_training_from_a_store_needs_no_imaging_plotting_or_command_line_package(tmp_path):
+    folder = tmp_path / "store"
+    names = ("P01", "P02", "P03")
+    entries = {name: write_case(folder, _case(name, n), fingerprint="none") for n, name in enumerate(names)}
+    split = {
+        "name": "lists",
+        "sha256": "",
+        "train": ["P01", "P02"],
+        "validation": ["P03"],
+        "test": [],
+        "unassigned": [],
+    }
+    write_index(Store(folder, Preparation(), entries, {}, split, "nowhere", "brats2017"))
+    done = _python(_HIDE.format(absent=ABSENT_ON_A_TRAINING_MACHINE) + _TRAIN, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("trained\n")
+
+
+def test_what_is_hidden_cannot_be_imported():
+    done = _python(_HIDE.format(absent=("nibabel",)) + "import mindgap.data.nifti")
+    assert done.returncode != 0
+    assert "nibabel" in done.stderr
+
+
+def test_reading_scoring_and_reporting_import_no_torch():
+    names = list(WITHOUT_TORCH)
+    if importlib.util.find_spec("mindgap.report") is not None:
+        places = importlib.util.find_spec("mindgap.report").submodule_search_locations
+        names += sorted(_modules_in("mindgap.report", places))
+    program = "import importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n    print(name)\n"
+    done = _python(_HIDE.format(absent=("torch",)) + program, *names)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == names
+
+
+def _modules_in(package, places):
+    return [package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules(places))]
+
+
+@pytest.mark.parametrize("name", ["mindgap", "mindgap.sequences", "mindgap.runfiles"])
+def test_the_first_import_is_light(name):
+    heavy = ("torch", "numpy", "nibabel", "monai", "scipy", "matplotlib")
+    program = f"import sys, {name}\nprint(*(name for name in {heavy!r} if name in sys.modules))"
+    done = _python(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
