@@ -7,9 +7,7 @@ from jaxtyping import install_import_hook
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--brats", type=Path, default=None, help="BraTS 2018 training folder, for tests marked real"
-    )
+    parser.addoption("--brats", type=Path, default=None, help="BraTS 2018 training folder, for tests marked real")
 
 
 def pytest_configure(config):

@@ -180,12 +180,18 @@ def from_plain(value: dict[str, Any]) -> Experiment:
         raise SettingError(f"the settings are not those of this version of mindgap: {error}.") from error
 
 
-def course_hash(experiment: Experiment) -> str:
-    """Hash of every setting that decides the course of a run (not where its files lie or how often it saves)."""
+def course_hash(experiment: Experiment, *, teacher: str | None = None) -> str:
+    """Hash of all that decides the course of a run: settings and teacher, not where files lie or how often it saves.
+
+    Args:
+        experiment: Settings.
+        teacher: SHA-256 of the teacher's weights, where there is a teacher.
+    """
     value = to_plain(experiment)
     for name in ("data", "save_every", "device"):
         value.pop(name)
     value["method"].pop("teacher", None)
+    value["teacher_sha256"] = teacher
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

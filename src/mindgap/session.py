@@ -18,6 +18,7 @@ import accelerate
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from mindgap.data.store import ResidentCases, Store, open_store
@@ -27,8 +28,9 @@ from mindgap.experiment import Experiment, build_method, course_hash, method_nam
 from mindgap.files import write_json
 from mindgap.methods.base import AbstractMethod
 from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, save_network
-from mindgap.processor import choose_precision, detect_processor
+from mindgap.networks.vnet import STRIDE
+from mindgap.networks.weights import ModelCard, read_card, save_network
+from mindgap.processor import Precision, choose_precision, detect_processor
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
@@ -91,12 +93,14 @@ def train(
     if not resume:
         refuse_existing(out)
     store = open_store(experiment.data)
-    state, warnings = load_newest(out / CHECKPOINTS, settings=course_hash(experiment))
+    teacher = experiment.method.teacher_path()
+    course = course_hash(experiment, teacher=None if teacher is None else read_card(teacher)[1])
+    state, warnings = load_newest(out / CHECKPOINTS, settings=course)
     for warning in warnings:
         say(warning)
     seed_everything(experiment.seed)
     method = build_method(experiment, store)
-    session = Session(experiment, store, method, out, say)
+    session = Session(experiment, store, method, out, say, course=course)
     training = session.training
     if state is not None:
         training.load(state)
@@ -133,15 +137,19 @@ class Session:
     """One training call: the living parts, and what happens between steps."""
 
     def __init__(
-        self, experiment: Experiment, store: Store, method: AbstractMethod, out: Path, say: Callable[[str], None]
+        self,
+        experiment: Experiment,
+        store: Store,
+        method: AbstractMethod,
+        out: Path,
+        say: Callable[[str], None],
+        *,
+        course: str,
     ) -> None:
-
         self.experiment, self.store, self.method, self.out, self.say = experiment, store, method, out, say
         self.processor = detect_processor(experiment.device)
         self.precision = choose_precision(experiment.precision, self.processor)
-        accelerator = Accelerator(
-            mixed_precision="bf16" if self.precision == "bf16" else "no", cpu=self.processor.device == "cpu"
-        )
+        accelerator = make_accelerator(self.processor.device, self.precision)
         chosen = {part: self._usable(part) for part in ("train", "validation")}
         if not chosen["train"]:
             raise SettingError(
@@ -158,8 +166,11 @@ class Session:
             experiment.augmentation,
             accelerator=accelerator,
             seed=experiment.seed,
-            settings=course_hash(experiment),
+            settings=course,
         )
+        taught = method.teacher_cases(self.cases.available, self.cases.sequences)
+        if method.teacher is not None:
+            say(f"the teacher speaks on {taught} of {len(self.cases)} training cases; the others teach by their labels")
         say(
             f"{len(self.cases)} training and {len(self.validation)} validation cases "
             f"({self.cases.bytes / 2**20:.0f} MiB resident), {self.precision} on {self.processor.kind}"
@@ -208,10 +219,11 @@ class Session:
         candidate = build_network(self.method.architecture, self.method.arguments)
         candidate.load_state_dict(training.predicting_state())
         scores: dict[str, float] = {}
+        device = training.accelerator.device
+        candidate.to(device).eval()
         if len(self.validation):
-            device = training.accelerator.device
             scores = validate(
-                candidate.to(device),
+                candidate,
                 self.validation,
                 self.method.subset,
                 window=self.experiment.schedule.crop,
@@ -220,7 +232,8 @@ class Session:
             )
             text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
             self.say(f"step {training.finished}: validation Dice {text}")
-        folder.log_validation({"step": training.finished, **scores, **self.method.diagnostics()})
+        batches = (self.validation.whole(index, multiple=STRIDE) for index in range(len(self.validation)))
+        folder.log_validation({"step": training.finished, **scores, **self.method.diagnostics(candidate, batches)})
         if not scores or scores["mean"] >= training.best.get("score", float("-inf")):
             training.best = {"score": scores.get("mean", float("nan")), "step": training.finished}
             self._write_model(candidate)
@@ -257,6 +270,13 @@ class Session:
         if not all(keep):
             self.say(f"{keep.count(False)} {part} cases lack a sequence this method needs and are left out")
         return [case_id for case_id, kept in zip(case_ids, keep, strict=True) if kept]
+
+
+def make_accelerator(device: str, precision: Precision) -> Accelerator:
+    """The accelerator of one run; an earlier run in this process may have used another device or precision."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
 
 
 @contextmanager

@@ -25,7 +25,9 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     root = tmp_path_factory.mktemp("journey with spaces é")
     made = Journey(root / "cohort", root / "store", root / "teacher", root / "flair", root / "t1ce")
     assert main(["phantom", str(made.cohort), "--cases", "7", "--spacing-mm", "4", "--workers", "1"]) == 0
-    assert main(["prepare", str(made.cohort), "-o", str(made.store), "--split", "0.5/0.2/0.3", "--workers", "1"]) == 0
+    assert (
+        main(["prepare", str(made.cohort), "-o", str(made.store), "--spacing-mm", "4", "--split", "0.5/0.2/0.3"]) == 0
+    )
     data = ["--data", str(made.store), *TINY]
     slow = ["--steps", "3", "--validate-every", "3"]
     assert main(["train", "teacher", "--out", str(made.teacher), *data, *slow]) == 0
@@ -45,7 +47,6 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
         assert main(words) == 2
         captured = capsys.readouterr().err
         assert "Traceback" not in captured
-        said = captured[captured.index(f"mindgap {words[0]}: ") :]  # before it, progress may stand
-        return said
+        return captured[captured.index(f"mindgap {words[0]}: ") :]  # before it, progress may stand
 
     return run

@@ -51,9 +51,7 @@ def write_nifti():
 def write_case(write_nifti, make_image, make_label):
     """Write one case folder; the names of its files are the folder's name and the given endings."""
 
-    def write(
-        folder: Path, endings=("_t1", "_t2", "_t1ce", "_flair"), label="_seg", values=(1, 2, 4)
-    ) -> Path:
+    def write(folder: Path, endings=("_t1", "_t2", "_t1ce", "_flair"), label="_seg", values=(1, 2, 4)) -> Path:
         for seed, ending in enumerate(endings):
             write_nifti(folder / f"{folder.name}{ending}.nii.gz", make_image(seed))
         if label:

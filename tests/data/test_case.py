@@ -64,9 +64,7 @@ def test_the_label_is_opened_only_when_its_convention_is_known(files):
 
 def test_an_absent_sequence_cannot_be_asked_for(files):
     fewer = CaseFiles("P01", {Sequence.T2: files.images[Sequence.T2]})
-    with pytest.raises(
-        InputError, match=r"P01: expected the sequences T1\+T2, found T2 \(T1 absent\). To mend"
-    ):
+    with pytest.raises(InputError, match=r"P01: expected the sequences T1\+T2, found T2 \(T1 absent\). To mend"):
         fewer.load((Sequence.T1, Sequence.T2))
     with pytest.raises(SettingError, match="empty"):
         fewer.load(())

@@ -244,9 +244,7 @@ def test_manifest(tmp_path, write_case):
 
 
 def test_manifest_with_channels(msd):
-    cohort = discover(
-        _manifest(msd, "case,t1,t2\nA,imagesTr/BRATS_001.nii.gz#1,imagesTr/BRATS_001.nii.gz#3\n")
-    )
+    cohort = discover(_manifest(msd, "case,t1,t2\nA,imagesTr/BRATS_001.nii.gz#1,imagesTr/BRATS_001.nii.gz#3\n"))
     assert cohort.cases[0].images[Sequence.T2].channel == 3
     assert cohort.cases[0].load().sequences == (Sequence.T1, Sequence.T2)
 

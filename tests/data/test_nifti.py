@@ -106,9 +106,7 @@ def test_scale_factors_do_not_reach_the_mask(tmp_path, make_image, target):
 
 def test_a_mask_like_one_channel_is_three_dimensional(tmp_path, make_image, target, write_nifti):
     source = write_nifti(tmp_path / "a.nii.gz", np.stack([make_image(0), make_image(1)], axis=3))
-    write_label(
-        tmp_path / "m.nii.gz", target, like=read_volume(source, case="A", channel=1), convention=BRATS
-    )
+    write_label(tmp_path / "m.nii.gz", target, like=read_volume(source, case="A", channel=1), convention=BRATS)
     after = nib.load(tmp_path / "m.nii.gz")
     assert after.shape == target.shape
     np.testing.assert_array_equal(after.affine, nib.load(source).affine)

@@ -39,10 +39,7 @@ def _best_threshold_dice(histograms):
     """Mean Dice over cases of the one threshold, and the one direction, that serves the cohort best."""
     best = 0.0
     for step in (1, -1):
-        dice = [
-            2 * np.cumsum(whole[::step]) / (np.cumsum(brain[::step]) + size)
-            for brain, whole, size in histograms
-        ]
+        dice = [2 * np.cumsum(whole[::step]) / (np.cumsum(brain[::step]) + size) for brain, whole, size in histograms]
         best = max(best, float(np.mean(dice, axis=0).max()))
     return best
 
@@ -148,9 +145,7 @@ def test_inversion_time_is_at_the_null_of_csf():
     for index in range(50):
         physics = draw_case(SEED, index).physics
         scan = physics.scans[Sequence.FLAIR]
-        csf_t1_ms = next(
-            value.t1_ms for tissue, value in physics.relaxation.items() if "fluid" in tissue.value
-        )
+        csf_t1_ms = next(value.t1_ms for tissue, value in physics.relaxation.items() if "fluid" in tissue.value)
         assert scan.ti_ms == pytest.approx(null_time_ms(csf_t1_ms, scan.tr_ms), rel=0.03)
 
 
@@ -210,9 +205,7 @@ def test_finished_cases_are_not_made_again(tmp_path, monkeypatch):
     lost.unlink()
     made = []
     real = make_case
-    monkeypatch.setattr(
-        phantom, "make_case", lambda seed, index, **kw: made.append(index) or real(seed, index, **kw)
-    )
+    monkeypatch.setattr(phantom, "make_case", lambda seed, index, **kw: made.append(index) or real(seed, index, **kw))
     write_cohort(tmp_path, cases=3, seed=3, spacing_mm=6.0)
     assert made == [1, 2]
     assert all(path.stat().st_mtime_ns == before[path] for path in first[0].iterdir())

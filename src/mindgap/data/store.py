@@ -203,7 +203,10 @@ class ResidentCases:
         self.sequences = store.sequences
         self.codes = [torch.from_numpy(np.array(store.read(entry.case_id))).to(self.device) for entry in self.entries]
         self.available = torch.tensor([[s in entry.sequences for s in self.sequences] for entry in self.entries])
-        self._foreground = [_foreground_voxels(codes[-1], index) for index, codes in enumerate(self.codes)]
+        self._foreground = [
+            _foreground_voxels(codes[-1], entry.box_of(subset), index)
+            for index, (codes, entry) in enumerate(zip(self.codes, self.entries, strict=True))
+        ]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -280,12 +283,14 @@ class ResidentCases:
         return picked
 
 
-def _foreground_voxels(target: Tensor, seed: int) -> list[np.ndarray[Any, np.dtype[np.int16]]]:
-    """For each region that occurs, coordinates of at most 4,096 of its voxels, always the same ones."""
-    array = target.cpu().numpy()
+def _foreground_voxels(target: Tensor, box: Box, seed: int) -> list[np.ndarray[Any, np.dtype[np.int16]]]:
+    """For each region that occurs in a box, coordinates of at most 4,096 of its voxels, always the same ones."""
+    inside = tuple(slice(start, end) for start, end in box)
+    array = target.cpu().numpy()[inside]
+    first = np.array([start for start, _ in box], dtype=np.int16)
     found = []
     for region in REGIONS:
-        voxels = np.argwhere(np.isin(array, CLASSES_OF_REGION[region])).astype(np.int16)
+        voxels = np.argwhere(np.isin(array, CLASSES_OF_REGION[region])).astype(np.int16) + first
         if len(voxels) > _FOREGROUND_VOXELS:
             voxels = voxels[np.random.default_rng([seed, 3]).choice(len(voxels), _FOREGROUND_VOXELS, replace=False)]
         if len(voxels):

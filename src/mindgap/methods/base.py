@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,8 +88,13 @@ class AbstractMethod(ABC):
         """How many cases the teacher can say something about; 0 without a teacher."""
         return 0
 
-    def diagnostics(self) -> dict[str, float]:
-        """Numbers worth a line in the log at every validation (anchor weights); may be empty."""
+    def diagnostics(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Numbers worth a line in the log at every validation; may be empty.
+
+        Args:
+            network: The segmenter that would predict now, in eval mode.
+            batches: The validation cases, whole, on the network's device.
+        """
         return {}
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mindgap.batch import Batch, Output
-from mindgap.errors import SettingError
+from mindgap.errors import MindgapError, SettingError
 from mindgap.losses.alignment import align_to_mixture, align_to_sequence, mixture_anchor, sequence_distances
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
@@ -63,9 +64,34 @@ class AlignedTeacher(AbstractMethod):
         chosen = available[:, columns]
         return chosen.any(1) if self.incomplete else chosen.all(1)
 
-    def diagnostics(self) -> dict[str, float]:
-        """The anchor weights as J * softmax(a), which sum to J (the paper's scale), and a itself."""
-        logits = dict(self.networks["segmenter"].named_parameters()).get("anchor_logits")
+    @torch.no_grad()
+    def diagnostics(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Anchor weights, and for each sequence the distance to the barycentre and the spread inside the brain.
+
+        The weights are given as J * softmax(a), which sum to J (the paper's scale), and as a itself.
+
+        Raises:
+            MindgapError: The latents of a sequence have collapsed to a point.
+        """
+        found: dict[str, list[float]] = {}
+        for batch in batches:
+            seen = batch.select(self.subset)
+            summary = latent_summary(network(seen.image, seen.present), seen.present)
+            for name, values in summary.items():
+                for j, sequence in enumerate(self.subset):
+                    rows = [v for v, has in zip(values[:, j].tolist(), seen.present[:, j].tolist(), strict=True) if has]
+                    found.setdefault(f"{name}/{sequence}", []).extend(rows)
+        means = {name: sum(values) / len(values) for name, values in found.items() if values}
+        flat = [name for name, value in means.items() if name.startswith("latent_spread/") and not value > 1e-3]
+        if flat:
+            raise MindgapError(
+                f"the latents collapsed: {', '.join(flat)} is {means[flat[0]]:g} inside the brain, where it should be "
+                "near 1. Lower --alignment-weight or --learning-rate; the last checkpoint is untouched."
+            )
+        return means | self._anchor_weights(network)
+
+    def _anchor_weights(self, network: nn.Module) -> dict[str, float]:
+        logits = dict(network.named_parameters()).get("anchor_logits")
         if logits is None:
             return {}
         scaled = (len(self.subset) * torch.softmax(logits.detach().float(), 0)).tolist()

@@ -26,13 +26,13 @@ class BrainNorm(nn.Module):
     Args:
         channels: Channels of one latent.
         momentum: Share of the newest batch in the running averages.
-        epsilon: Added to the variance.
+        epsilon: Added to the variance; small, so that latents cannot become small by hiding below it.
     """
 
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+    def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-8) -> None:
         super().__init__()
         self.momentum, self.epsilon = momentum, epsilon
         self.register_buffer("mean", torch.zeros(channels))

@@ -27,7 +27,7 @@ class TrainingState:
         networks: State of each trained network.
         optimisers: State of each player's optimiser.
         average: State of the averaged weights, and how often they were updated.
-        best: Best validation score so far, its step, and the weights then.
+        best: Best validation score so far and its step (the network itself is model.safetensors).
         random: States of all random generators.
         settings: Hash of the settings that decide the course of the run.
     """

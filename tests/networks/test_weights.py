@@ -1,0 +1,117 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mindgap.errors import MindgapError, SettingError
+from mindgap.files import sha256_of
+from mindgap.networks import build_network
+from mindgap.networks.weights import MODEL_CARD, WEIGHTS, ModelCard, load_network, read_card, save_network
+from mindgap.sequences import parse_subset
+
+ARGUMENTS = {"sequences": 2, "latent_channels": 2, "width": 1, "weighted": True}
+PREPARATION = {"spacing_mm": 2.0, "normalisation": "percentile", "percentiles": [0.5, 99.5]}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    network = build_network("aligned", ARGUMENTS)
+    network.anchor_logits.data.copy_(torch.tensor([0.5, -0.25]))
+    card = ModelCard("aligned", ARGUMENTS, parse_subset("T1+FLAIR"), PREPARATION, crop=48, method="teacher")
+    folder = tmp_path / "run"
+    save_network(folder, network.to(memory_format=torch.channels_last_3d), card)
+    return folder, network, card
+
+
+def rewrite_card(folder, **values):
+    path = folder / MODEL_CARD
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_network_comes_home_as_it_left(saved):
+    folder, network, card = saved
+    loaded = load_network(folder)
+    assert loaded.card == card
+    assert loaded.sha256 == sha256_of(folder / WEIGHTS)
+    assert not loaded.network.training
+    state = loaded.network.state_dict()
+    assert list(state) == list(network.state_dict())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    image, present = torch.rand(1, 2, 16, 16, 16), torch.tensor([[True, False]])
+    assert torch.equal(loaded.network(image, present).logits, network.eval()(image, present).logits)
+
+
+def test_a_folder_without_a_card_is_explained(tmp_path):
+    with pytest.raises(MindgapError, match=r"model\.json is missing.*name the folder of a finished run"):
+        load_network(tmp_path)
+
+
+def test_missing_weights_are_explained(saved):
+    folder, _, _ = saved
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(MindgapError, match=r"model\.safetensors is missing: copy"):
+        load_network(folder)
+
+
+def test_damaged_weights_are_explained(saved):
+    folder, _, _ = saved
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(MindgapError, match=r"model\.safetensors is damaged .*copy it again"):
+        load_network(folder)
+
+
+def test_a_newer_format_is_refused(saved):
+    rewrite_card(saved[0], format=99)
+    with pytest.raises(MindgapError, match=r"model\.json has format 99.*Update mindgap"):
+        read_card(saved[0])
+
+
+def test_a_card_that_lacks_an_entry_is_explained(saved):
+    path = saved[0] / MODEL_CARD
+    value = json.loads(path.read_text())
+    del value["arguments"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(MindgapError, match=r"model\.json lacks 'arguments': copy"):
+        load_network(saved[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "vnet", "arguments": {"channels_in": 2, "width": 1}}, "does not fit architecture vnet"),
+        ({"arguments": {**ARGUMENTS, "width": 2}}, "does not fit architecture aligned"),
+        (
+            {"architecture": "unheard-of"},
+            r"model\.safetensors does not fit .*'unheard-of' is unknown: choose one of vnet, aligned",
+        ),
+        ({"arguments": {"channels": 2}}, r"model\.safetensors does not fit .*does not take"),
+    ],
+)
+def test_a_card_of_another_architecture_is_refused_by_name(saved, changes, words):
+    rewrite_card(saved[0], **changes)
+    with pytest.raises(SettingError, match=words):
+        load_network(saved[0])
+
+
+def test_weights_that_lack_a_tensor_are_refused(saved):
+    folder, _, _ = saved
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["anchor_logits"]
+    save_file(tensors, folder / WEIGHTS)
+    rewrite_card(folder, sha256=sha256_of(folder / WEIGHTS))
+    with pytest.raises(
+        SettingError, match=r"(?s)model\.safetensors does not fit.*anchor_logits.*Copy the whole folder"
+    ):
+        load_network(folder)
+
+
+def test_weights_that_are_no_safetensors_are_refused(saved):
+    folder, _, _ = saved
+    (folder / WEIGHTS).write_bytes(b"nothing of the kind")
+    rewrite_card(folder, sha256=sha256_of(folder / WEIGHTS))
+    with pytest.raises(SettingError, match=r"model\.safetensors does not fit"):
+        load_network(folder)

@@ -1,0 +1,67 @@
+import sys
+
+import pytest
+import torch
+
+from mindgap.errors import SettingError
+from mindgap.processor import (
+    Processor,
+    choose_precision,
+    cpu_count,
+    detect_processor,
+    keep_freed_memory,
+    peak_memory_gib,
+)
+
+OLD = Processor("cpu", "Some CPU", native_bf16=False, vector="AVX2", threads=2)
+NEW = Processor("cpu", "Newer CPU", native_bf16=True, vector="AVX512", threads=8)
+
+
+def test_bf16_is_refused_where_it_is_not_native():
+    with pytest.raises(SettingError, match=r"Some CPU has no native bf16 \(AVX2\).*Use --precision auto or fp32"):
+        choose_precision("bf16", OLD)
+    assert choose_precision("bf16", NEW) == "bf16"
+
+
+def test_auto_follows_the_processor():
+    assert choose_precision("auto", OLD) == "fp32"
+    assert choose_precision("auto", NEW) == "bf16"
+    assert choose_precision("fp32", NEW) == choose_precision("fp32", OLD) == "fp32"
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(SettingError, match="'fp8' is unknown"):
+        choose_precision("fp8", NEW)
+
+
+def test_the_kind_names_what_figures_depend_on():
+    assert OLD.kind == "AVX2, no native bf16, 2 threads"
+    assert NEW.kind == "AVX512, native bf16, 8 threads"
+    assert Processor("cuda", "Some GPU", True, "AVX2", 2).kind == "Some GPU"
+
+
+def test_detection():
+    found = detect_processor("cpu")
+    assert found.device == "cpu"
+    assert found.name
+    assert found.threads == torch.get_num_threads()
+    with pytest.raises(SettingError, match="'tpu' is unknown: choose auto, cpu or cuda"):
+        detect_processor("tpu")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingError, match="torch sees no GPU: use --device cpu or auto"):
+        detect_processor("cuda")
+    assert detect_processor("auto").device == "cpu"
+
+
+def test_keep_freed_memory_says_whether_it_did(monkeypatch):
+    assert isinstance(keep_freed_memory(), bool)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_freed_memory() is False
+
+
+def test_memory_and_processors_are_counted():
+    assert peak_memory_gib() >= 0
+    assert cpu_count() >= 1

@@ -1,0 +1,229 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mindgap.api import Interrupted, train
+from mindgap.errors import MindgapError, SettingError
+from mindgap.experiment import course_hash, to_plain
+from mindgap.files import read_json
+from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.teacher import TeacherRecipe
+from mindgap.methods.unimodal import UnimodalRecipe
+from mindgap.networks.weights import load_network
+from mindgap.training.checkpoint import load_newest
+from mindgap.training.folder import read_lines
+
+KILLED = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from mindgap.api import train
+from mindgap.experiment import from_plain
+
+def progress(done, total, what):
+    if done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(from_plain(json.loads(sys.argv[1])), Path(sys.argv[2]), progress=progress)
+"""
+
+
+def stop_at(step):
+    """Progress that asks the run to stop, as a scheduler does."""
+
+    def progress(done, total, what):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return progress
+
+
+def leaves(value, name=""):
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in leaves(item, f"{name}/{key}")]
+    if isinstance(value, list | tuple):
+        return [leaf for key, item in enumerate(value) for leaf in leaves(item, f"{name}/{key}")]
+    return [(name, value)]
+
+
+def course_of(experiment):
+    teacher = experiment.method.teacher_path()
+    return course_hash(experiment, teacher=None if teacher is None else load_network(teacher).sha256)
+
+
+def assert_same_run(one, other, experiment, steps=8):
+    """Two run folders hold the same network, the same logs and the same last checkpoint, bit for bit."""
+    for name in ("model.safetensors", "model.json", "thresholds.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    lines = read_lines(one / "terms.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    assert lines == read_lines(other / "terms.jsonl")
+    assert read_lines(one / "validations.jsonl") == read_lines(other / "validations.jsonl")
+    states = [load_newest(f / "checkpoint", settings=course_of(experiment))[0] for f in (one, other)]
+    for state in states:
+        del state.random["python"]  # the type checks of the tests draw from it
+    first, second = (leaves(vars(state)) for state in states)
+    assert [name for name, _ in first] == [name for name, _ in second]
+    for (name, a), (_, b) in zip(first, second, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+    assert any(isinstance(value, torch.Tensor) for _, value in first)
+
+
+@pytest.fixture(scope="session")
+def trained(make_experiment, tmp_path_factory):
+    """A mixture teacher, trained without interruption; read-only."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained") / "teacher"
+    result = train(make_experiment(), folder)
+    return folder, result
+
+
+def test_a_run_folder_explains_itself(trained, make_experiment):
+    folder, result = trained
+    assert read_json(folder / "experiment.json") == to_plain(make_experiment())
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["finished"] is True
+    assert manifest["cases"] == {"train": ["a", "b", "lacks-t1"], "validation": ["v"], "test": ["t"], "taught": 0}
+    assert manifest["precision"] == "fp32"
+    assert set(manifest["versions"]) == {"mindgap", "python", "torch", "accelerate", "numpy"}
+    validations = read_lines(folder / "validations.jsonl")
+    assert [line["step"] for line in validations] == [4, 8]
+    assert result.best == max(line["mean"] for line in validations)
+    assert sum(v for name, v in validations[-1].items() if name.startswith("anchor_weight/")) == pytest.approx(4)
+    loaded = load_network(folder)
+    assert result.parameters == sum(p.numel() for p in loaded.network.parameters())
+    assert loaded.card.crop == 16
+    assert loaded.card.preparation["spacing_mm"] == 2.0
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_stopped_by_sigterm_and_resumed_is_uninterrupted_bit_for_bit(trained, make_experiment, tmp_path, step):
+    experiment, lines = make_experiment(), []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=f"stopped at step {step}; everything is saved"):
+        train(experiment, tmp_path / "run", progress=stop_at(step))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert read_json(tmp_path / "run" / "manifest.json")["finished"] is False
+    result = train(experiment, tmp_path / "run", resume=True, say=lines.append)
+    assert f"resumed at step {step} of 8" in lines
+    assert_same_run(trained[0], tmp_path / "run", experiment)
+    assert (result.best, result.best_step) == (trained[1].best, trained[1].best_step)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_killed_in_another_process_and_resumed_is_uninterrupted_bit_for_bit(trained, make_experiment, tmp_path):
+    """Killed at step 5: checkpoint 3 is there, steps 4 and 5 are in the log and have to be taken out of it."""
+    experiment, run = make_experiment(), tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, json.dumps(to_plain(experiment)), str(run), "5"]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [line["step"] for line in read_lines(run / "terms.jsonl")] == [1, 2, 3, 4, 5]
+    with (run / "terms.jsonl").open("a") as handle:
+        handle.write('{"step": 6, "lo')  # a line the kill cut in half
+    lines = []
+    train(experiment, run, resume=True, say=lines.append)
+    assert "resumed at step 3 of 8" in lines
+    assert_same_run(trained[0], run, experiment)
+
+
+def test_resuming_past_a_damaged_checkpoint_is_uninterrupted_too(trained, make_experiment, tmp_path):
+    experiment, run, lines = make_experiment(), tmp_path / "run", []
+    with pytest.raises(Interrupted):
+        train(experiment, run, progress=stop_at(5))
+    (run / "checkpoint" / "step_00000005.pt").write_bytes(b"half")
+    train(experiment, run, resume=True, say=lines.append)
+    assert lines[0].startswith("step_00000005.pt is damaged")
+    assert "resumed at step 3 of 8" in lines
+    assert_same_run(trained[0], run, experiment)
+
+
+def test_resuming_a_finished_run_changes_nothing(trained, make_experiment):
+    folder, result = trained
+    before = (folder / "model.safetensors").read_bytes()
+    again = train(make_experiment(), folder, resume=True)
+    assert (again.best, again.best_step) == (result.best, result.best_step)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert_same_run(folder, folder, make_experiment())
+
+
+def test_a_new_run_is_refused_where_one_lies(trained, make_experiment):
+    with pytest.raises(MindgapError, match="holds a run already"):
+        train(make_experiment(), trained[0])
+
+
+def test_resuming_with_other_settings_is_refused(trained, make_experiment):
+    with pytest.raises(SettingError, match="other settings"):
+        train(make_experiment(seed=1), trained[0], resume=True)
+
+
+def test_complete_cases_only_unless_asked(make_experiment, tmp_path):
+    lines = []
+    train(make_experiment(TeacherRecipe(), steps=1), tmp_path / "run", say=lines.append)
+    assert "1 train cases lack a sequence this method needs and are left out" in lines
+    assert read_json(tmp_path / "run" / "manifest.json")["cases"]["train"] == ["a", "b"]
+
+
+def test_a_student_leaves_its_teacher_alone_and_counts_whom_it_taught(trained, make_experiment, tmp_path):
+    teacher = trained[0]
+    before = {path.name: path.read_bytes() for path in teacher.glob("*.*")}
+    experiment = make_experiment(PmklRecipe(teacher=teacher), subset="T1ce+FLAIR", steps=4)
+    train(experiment, tmp_path / "whole")
+    cases = read_json(tmp_path / "whole" / "manifest.json")["cases"]
+    assert cases["train"] == ["a", "b", "lacks-t1"]
+    assert cases["taught"] == 2
+    assert {path.name: path.read_bytes() for path in teacher.glob("*.*")} == before
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress=stop_at(2))
+    train(experiment, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", experiment, steps=4)
+    state, _ = load_newest(tmp_path / "run" / "checkpoint", settings=course_of(experiment))
+    assert set(state.networks) == {"segmenter", "student_head", "teacher_head"}
+    assert load_network(tmp_path / "run").card.method == "pmkl"
+    other = tmp_path / "other teacher"
+    train(make_experiment(steps=1, seed=9), other)
+    with pytest.raises(SettingError, match="other settings"):
+        train(make_experiment(PmklRecipe(teacher=other), subset="T1ce+FLAIR", steps=4), tmp_path / "run", resume=True)
+
+
+def test_a_student_of_a_teacher_with_another_preparation_is_refused(trained, make_experiment, tmp_path):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    card = read_json(trained[0] / "model.json")
+    card["preparation"]["spacing_mm"] = 1.0
+    (folder / "model.json").write_text(json.dumps(card))
+    (folder / "model.safetensors").write_bytes((trained[0] / "model.safetensors").read_bytes())
+    experiment = make_experiment(PmklRecipe(teacher=folder), subset="T1ce")
+    with pytest.raises(SettingError, match="use the same preparation for both"):
+        train(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_cases_the_last_network_is_kept(make_experiment, store, tmp_path):
+    from mindgap.data.store import write_index
+
+    folder = tmp_path / "store"
+    write_index(replace(store, folder=folder, split={**store.split, "validation": []}))
+    (folder / "cases").symlink_to(store.folder / "cases")
+    experiment = make_experiment(UnimodalRecipe(), subset="FLAIR", steps=2, data=folder)
+    result = train(experiment, tmp_path / "run")
+    assert result.best_step == 2
+    assert result.best != result.best  # not a number
+    json.loads((tmp_path / "run" / "manifest.json").read_text(), parse_constant=pytest.fail)
+    assert load_network(tmp_path / "run").card.method == "unimodal"
+
+
+def test_no_usable_case_is_explained(make_experiment, store, tmp_path):
+    from mindgap.data.store import write_index
+
+    folder = tmp_path / "store"
+    write_index(replace(store, folder=folder, split={**store.split, "train": ["lacks-t1"]}))
+    (folder / "cases").symlink_to(store.folder / "cases")
+    with pytest.raises(SettingError, match=r"no training case .*T1"):
+        train(make_experiment(UnimodalRecipe(), subset="T1", data=folder), tmp_path / "run")
