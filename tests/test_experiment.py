@@ -53,7 +53,7 @@ def test_settings_survive_a_file_for_every_method_and_preset(preset, name):
     assert again == experiment
     assert type(again.method) is METHODS[name]
     assert to_plain(again) == to_plain(experiment)
-    assert course_hash(again) == course_hash(experiment)
+    assert course_hash(again, data="d") == course_hash(experiment, data="d")
 
 
 def test_every_method_has_an_example_here():
@@ -118,7 +118,7 @@ def test_the_hash_of_the_course_ignores_paths_and_how_often_it_saves():
         device="cpu",
         method=dataclasses.replace(RECIPES["pmkl"], teacher=Path("moved") / "teacher"),
     )
-    assert course_hash(elsewhere) == course_hash(experiment)
+    assert course_hash(elsewhere, data="d") == course_hash(experiment, data="d")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,9 @@ def test_the_hash_of_the_course_ignores_paths_and_how_often_it_saves():
 )
 def test_the_hash_of_the_course_knows_every_other_setting(changes):
     experiment = PRESETS["small"](DATA, RECIPES["pmkl"])
-    assert course_hash(dataclasses.replace(experiment, **changes)) != course_hash(experiment)
+    assert course_hash(dataclasses.replace(experiment, **changes), data="d") != course_hash(experiment, data="d")
+    assert course_hash(experiment, data="e") != course_hash(experiment, data="d")
+    assert course_hash(experiment, data="d", teacher="t") != course_hash(experiment, data="d")
 
 
 @pytest.mark.parametrize("changes", [{"width": 0}, {"latent_channels": 0}, {"validate_every": 0}, {"save_every": 0}])

@@ -113,8 +113,9 @@ def segment(
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
-    if out.resolve() in {source.path.resolve() for source in files.images.values()}:
-        raise SettingError(f"{out} is an input image: choose another output.")
+    inputs = {*files.images.values(), *([files.label] if files.label else [])}
+    if out.resolve() in {source.path.resolve() for source in inputs}:
+        raise SettingError(f"{out} is an input file of this case: choose another output.")
     segmentation = predictor.segment(files.load(used, force=force))
     write_label(out, segmentation.target, like=segmentation.like, convention=labels)
     return segmentation
@@ -158,14 +159,18 @@ def evaluate(
     Raises:
         MindgapError: Nothing could be scored.
     """
+    if out is not None and out.is_dir():
+        raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
     predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
     cohort = discover(data, labels=labels)
     if cohort.convention is None:
         raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
-    chosen = list(cohort.cases)
+    chosen, missing = list(cohort.cases), dict(cohort.rejected)
     if cases == "test":
         wanted = set(read_json(model / MANIFEST)["cases"]["test"])
         chosen = [files for files in chosen if files.case_id in wanted]
+        absent = sorted(wanted - {files.case_id for files in chosen})
+        missing = {case: cohort.rejected.get(case, f"{case}: a test case of the run, not in {data}") for case in absent}
         if not chosen:
             raise SettingError(
                 f"none of the {len(wanted)} test cases of {model} is in {data}: name the data the run was prepared "
@@ -177,22 +182,23 @@ def evaluate(
         predictor,
         chosen,
         cohort.convention,
-        model=name or model.name,
+        model=name or model.resolve().name,
         thresholds=thresholds,
         predictions=model / PREDICTIONS,
         progress=progress,
     )
     if not result.scores:
         raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in result.failed.values()))
-    for path in {model / SCORES, out or model / SCORES}:
-        write_scores(path, result.scores)
+    failed = missing | result.failed
+    write_scores(model / SCORES, result.scores)
     write_json(
         model / EVALUATION,
         {
-            "data": str(data),
+            "data": str(data.resolve()),
+            "part": cases,
             "labels": cohort.convention.name,
             "cases": sorted({score.case for score in result.scores}),
-            "failed": result.failed,
+            "failed": failed,
             "grid": "native",
             "protocol": "strict",
             "coverage": coverage,
@@ -201,7 +207,9 @@ def evaluate(
             "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
         },
     )
-    return result.scores, result.failed
+    if out is not None:
+        write_scores(out, result.scores)
+    return result.scores, failed
 
 
 def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindgap report") -> Path:

@@ -48,6 +48,7 @@ def run_demo(
     *,
     seed: int = 0,
     steps: int | None = None,
+    precision: str = "auto",
     stage: Stage = lambda name: silent,
     say: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
@@ -57,6 +58,7 @@ def run_demo(
         out: Folder; finished parts in it are kept.
         seed: Of the cohort and the networks.
         steps: Steps per network; the quick preset's by default.
+        precision: auto, fp32 or bf16.
         stage: Announces stages.
         say: Takes lines worth reading.
     """
@@ -84,26 +86,30 @@ def run_demo(
             workers=cpu_count(),
         )
     runs = []
-    for name, experiment in demo_experiments(store, out, seed=seed, steps=steps).items():
+    for name, experiment in demo_experiments(store, out, seed=seed, steps=steps, precision=precision).items():
         train(experiment, out / name, resume=True, progress=stage(f"training {name}"), say=say)
         runs.append(out / name)
     scores: list[Score] = []
     for run in runs:
-        rows, _ = evaluate(run, cohort, progress=stage(f"scoring {run.name}"))
+        rows, _ = evaluate(run, cohort, precision=precision, progress=stage(f"scoring {run.name}"))
         known = {(row.model, row.subset) for row in scores}
         scores += [row for row in rows if (row.model, row.subset) not in known]
     page = report(runs, out / REPORT, title="mindgap demo: a patient with only T1")
     return DemoResult(page, scores, time.perf_counter() - began)
 
 
-def demo_experiments(store: Path, out: Path, *, seed: int, steps: int | None) -> dict[str, Experiment]:
+def demo_experiments(store: Path, out: Path, *, seed: int, steps: int | None, precision: str) -> dict[str, Experiment]:
     """The three trainings, in the order they depend on each other."""
 
     def settings(recipe: TeacherRecipe | UnimodalRecipe | PmklRecipe, subset: str, share: float) -> Experiment:
         base = quick(store, recipe)
         wanted = round((steps or base.schedule.steps) * share)
         return dataclasses.replace(
-            base, subset=subset, seed=seed, schedule=dataclasses.replace(base.schedule, steps=max(1, wanted))
+            base,
+            subset=subset,
+            seed=seed,
+            precision=precision,
+            schedule=dataclasses.replace(base.schedule, steps=max(1, wanted)),
         )
 
     return {

@@ -15,10 +15,12 @@ from typing import Any
 from mindgap.data.augmentation import Augmentation, paper_augmentation, strong_augmentation
 from mindgap.data.store import Store
 from mindgap.errors import SettingError
+from mindgap.files import read_json
 from mindgap.methods import METHODS
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.networks.weights import load_network
+from mindgap.runfiles import MANIFEST
 from mindgap.sequences import format_subset, parse_subset
 from mindgap.training.loop import Schedule
 from mindgap.training.optimisation import Optimisation
@@ -91,12 +93,12 @@ def small(data: Path, method: AbstractRecipe | None = None) -> Experiment:
 
 
 def quick(data: Path, method: AbstractRecipe | None = None) -> Experiment:
-    """For a first look, and the demo: width 8, 400 steps, minutes on two cores."""
+    """For a first look, and the demo: width 8, 500 steps of two 48^3 crops, minutes on two cores."""
     return Experiment(
         data=data,
         method=method or TeacherRecipe(),
         width=8,
-        schedule=Schedule(steps=400, batch=4, crop=48, foreground=0.5),
+        schedule=Schedule(steps=500, batch=2, crop=48, foreground=0.5),
         optimisation=dataclasses.replace(cpu_optimisation(), learning_rate=4e-3, average=0.98),
         augmentation=paper_augmentation(),
         validate_every=100,
@@ -130,6 +132,8 @@ def build_method(experiment: Experiment, store: Store) -> AbstractMethod:
             f"the teacher in {path} was trained on data prepared with {teacher.card.preparation}, but {store.folder} "
             f"was prepared with {dataclasses.asdict(store.preparation)}: use the same preparation for both."
         )
+    if path is not None:
+        _refuse_leak(path, store)
     return experiment.method.build(
         Parts(
             store_sequences=available,
@@ -139,6 +143,21 @@ def build_method(experiment: Experiment, store: Store) -> AbstractMethod:
             teacher=teacher,
         )
     )
+
+
+def _refuse_leak(teacher: Path, store: Store) -> None:
+    """Refuse a teacher that learnt from the test cases of the store."""
+    manifest = teacher / MANIFEST
+    if not manifest.is_file():  # a model folder without the history of its run
+        return
+    cases = read_json(manifest)["cases"]
+    leaked = sorted({*cases["train"], *cases["validation"]} & set(store.part("test")))
+    if leaked:
+        raise SettingError(
+            f"the teacher in {teacher} learnt from {len(leaked)} test cases of {store.folder} "
+            f"({', '.join(leaked[:3])}, ...): its students could not be scored on "
+            "them. Train the teacher on the same split."
+        )
 
 
 def method_name(recipe: AbstractRecipe) -> str:
@@ -180,18 +199,19 @@ def from_plain(value: dict[str, Any]) -> Experiment:
         raise SettingError(f"the settings are not those of this version of mindgap: {error}.") from error
 
 
-def course_hash(experiment: Experiment, *, teacher: str | None = None) -> str:
-    """Hash of all that decides the course of a run: settings and teacher, not where files lie or how often it saves.
+def course_hash(experiment: Experiment, *, data: str, teacher: str | None = None) -> str:
+    """Hash of all that decides the course of a run: settings, data, teacher; not paths or how often it saves.
 
     Args:
         experiment: Settings.
+        data: ``Store.fingerprint``.
         teacher: SHA-256 of the teacher's weights, where there is a teacher.
     """
     value = to_plain(experiment)
     for name in ("data", "save_every", "device"):
         value.pop(name)
     value["method"].pop("teacher", None)
-    value["teacher_sha256"] = teacher
+    value |= {"data_fingerprint": data, "teacher_sha256": teacher}
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import accelerate
@@ -30,7 +31,7 @@ from mindgap.methods.base import AbstractMethod
 from mindgap.networks import build_network
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import ModelCard, read_card, save_network
-from mindgap.processor import Precision, choose_precision, detect_processor
+from mindgap.processor import Precision, choose_precision, detect_processor, peak_memory_gib
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
@@ -87,24 +88,11 @@ def train(
 
     Raises:
         SettingError: Settings and data do not go together.
-        Interrupted: SIGTERM came; everything is saved.
+        Interrupted: SIGTERM or Ctrl-C came; everything is saved.
     """
     began = time.perf_counter()
-    if not resume:
-        refuse_existing(out)
-    store = open_store(experiment.data)
-    teacher = experiment.method.teacher_path()
-    course = course_hash(experiment, teacher=None if teacher is None else read_card(teacher)[1])
-    state, warnings = load_newest(out / CHECKPOINTS, settings=course)
-    for warning in warnings:
-        say(warning)
-    seed_everything(experiment.seed)
-    method = build_method(experiment, store)
-    session = Session(experiment, store, method, out, say, course=course)
+    session = open_session(experiment, out, resume=resume, say=say)
     training = session.training
-    if state is not None:
-        training.load(state)
-        say(f"resumed at step {training.finished} of {training.schedule.steps}")
     with RunFolder(out, resume_at=training.finished) as folder, _stop_request() as stop:
         write_json(out / SETTINGS, to_plain(experiment))
         folder.update_manifest(finished=False, **session.facts())
@@ -133,6 +121,31 @@ def train(
     )
 
 
+def open_session(
+    experiment: Experiment, out: Path, *, resume: bool = False, say: Callable[[str], None] = lambda line: None
+) -> Session:
+    """Build everything a training needs, at the state it has to go on from; nothing is written.
+
+    Raises:
+        SettingError: Settings, data, teacher or checkpoint do not go together.
+        MindgapError: A run lies in ``out`` already, and ``resume`` is False.
+    """
+    if not resume:
+        refuse_existing(out)
+    store = open_store(experiment.data)
+    teacher = experiment.method.teacher_path()
+    course = course_hash(experiment, data=store.fingerprint, teacher=None if teacher is None else read_card(teacher)[1])
+    state, warnings = load_newest(out / CHECKPOINTS, settings=course)
+    for warning in warnings:
+        say(warning)
+    seed_everything(experiment.seed)
+    session = Session(experiment, store, build_method(experiment, store), out, say, course=course)
+    if state is not None:
+        session.training.load(state)
+        say(f"resumed at step {session.training.finished} of {session.training.schedule.steps}")
+    return session
+
+
 class Session:
     """One training call: the living parts, and what happens between steps."""
 
@@ -150,6 +163,11 @@ class Session:
         self.processor = detect_processor(experiment.device)
         self.precision = choose_precision(experiment.precision, self.processor)
         accelerator = make_accelerator(self.processor.device, self.precision)
+        if accelerator.num_processes > 1:
+            raise SettingError(
+                f"training was started as {accelerator.num_processes} processes, and one is all it can use: start it "
+                "without torchrun or accelerate launch."
+            )
         chosen = {part: self._usable(part) for part in ("train", "validation")}
         if not chosen["train"]:
             raise SettingError(
@@ -189,6 +207,8 @@ class Session:
             },
             "processor": asdict(self.processor) | {"kind": self.processor.kind},
             "precision": self.precision,
+            "subset": [str(sequence) for sequence in self.method.subset],
+            "peak_memory_gib": round(peak_memory_gib(), 2),
             "command": sys.argv,
             "source": self.store.source,
             "split": {key: self.store.split[key] for key in ("name", "sha256")},
@@ -203,7 +223,7 @@ class Session:
 
     def write_thresholds(self) -> None:
         """Fit the threshold baseline on the training cases and keep it beside the network."""
-        if (self.out / THRESHOLDS).is_file():
+        if self.training.finished and (self.out / THRESHOLDS).is_file():
             return
 
         def codes() -> Iterator[tuple[Any, Any]]:
@@ -281,13 +301,24 @@ def make_accelerator(device: str, precision: Precision) -> Accelerator:
 
 @contextmanager
 def _stop_request() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets (in the main thread; elsewhere nothing is installed)."""
+    """An event that SIGTERM or Ctrl-C sets (in the main thread; elsewhere nothing is installed).
+
+    A second Ctrl-C ends at once, without saving.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(kind: int, _: FrameType | None) -> None:
+        event.set()
+        signal.signal(kind, before[signal.Signals(kind)])
+
+    for kind in before:
+        signal.signal(kind, ask)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -31,7 +31,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     data = ["--data", str(made.store), *TINY]
     slow = ["--steps", "3", "--validate-every", "3"]
     assert main(["train", "teacher", "--out", str(made.teacher), *data, *slow]) == 0
-    few = ["--steps", "12", "--validate-every", "12", "--learning-rate", "0.01"]
+    few = ["--steps", "40", "--validate-every", "40", "--learning-rate", "0.01", "--foreground", "1"]
     assert main(["train", "unimodal", "--out", str(made.flair), "--subset", "FLAIR", *data, *few]) == 0
     distil = ["--subset", "T1ce", "--teacher", str(made.teacher)]
     assert main(["train", "pmkl", "--out", str(made.t1ce), *distil, *data, *few]) == 0

@@ -74,7 +74,7 @@ def test_run_folder_explains_itself(journey) -> None:
     assert manifest["finished"]
     assert manifest["cases"]["taught"] == len(manifest["cases"]["train"])
     steps = [json.loads(line)["step"] for line in (journey.t1ce / "terms.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    assert steps == list(range(1, 41))
     for name in ("experiment.json", "model.json", "model.safetensors", "thresholds.json", "validations.jsonl"):
         assert (journey.t1ce / name).is_file()
 

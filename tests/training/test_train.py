@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mindgap.api import Interrupted, train
+from mindgap.data.store import open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
@@ -55,7 +56,8 @@ def leaves(value, name=""):
 
 def course_of(experiment):
     teacher = experiment.method.teacher_path()
-    return course_hash(experiment, teacher=None if teacher is None else load_network(teacher).sha256)
+    sha256 = None if teacher is None else load_network(teacher).sha256
+    return course_hash(experiment, data=open_store(experiment.data).fingerprint, teacher=sha256)
 
 
 def assert_same_run(one, other, experiment, steps=8):

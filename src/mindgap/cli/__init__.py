@@ -84,6 +84,13 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        reason = f"{place}{error.strerror or error}. Check that it exists and may be read or written."
+        print(f"mindgap {verb}: {reason}", file=sys.stderr)
+        return 2
     return code
 
 

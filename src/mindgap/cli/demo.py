@@ -22,11 +22,13 @@ class Demo:
         out: Folder for everything the demo makes.
         seed: Of the patients and the networks.
         steps: Training steps per network; the quick preset's by default.
+        precision: auto, fp32 or bf16.
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("demo")
     seed: int = 0
     steps: int | None = None
+    precision: str = "auto"
 
 
 def run(words: Sequence[str]) -> int:
@@ -39,7 +41,14 @@ def run(words: Sequence[str]) -> int:
     from mindgap.demo import run_demo
     from mindgap.report.collect import compare
 
-    result = run_demo(settings.out, seed=settings.seed, steps=settings.steps, stage=ProgressLine, say=say)
+    result = run_demo(
+        settings.out,
+        seed=settings.seed,
+        steps=settings.steps,
+        precision=settings.precision,
+        stage=ProgressLine,
+        say=say,
+    )
     print_scores(result.scores)
     for comparison in compare(result.scores):
         i = comparison.difference

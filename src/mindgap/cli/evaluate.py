@@ -68,6 +68,8 @@ def run(words: Sequence[str]) -> int:
         progress=ProgressLine("scoring"),
     )
     print_scores(scores)
+    if settings.cases == "all":
+        say("every case of DATA was scored, those the network learnt from too: this is no estimate of its accuracy.")
     for reason in failed.values():
         say(f"not scored: {reason}")
     return 1 if failed else 0

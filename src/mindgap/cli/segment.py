@@ -37,7 +37,7 @@ class Segment:
     """
 
     case: Annotated[Path | None, tyro.conf.Positional] = None
-    model: Path = Path()
+    model: Path | None = None
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("seg.nii.gz")
     t1: Path | None = None
     t1ce: Path | None = None
@@ -56,7 +56,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.errors import SettingError
     from mindgap.processor import keep_freed_memory
 
-    if settings.model == Path():
+    if settings.model is None:
         raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
     keep_freed_memory()
     from mindgap.api import segment

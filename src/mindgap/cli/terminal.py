@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -22,7 +21,11 @@ def parse(kind: Callable[..., T], words: Sequence[str], *, verb: str, **options:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line at once, on a line of its own even while a progress bar is open."""
+    if ProgressLine.open_width:
+        sys.stderr.write("\r" + " " * ProgressLine.open_width + "\r")
+        sys.stderr.flush()
+        ProgressLine.open_width = 0
     print(line, flush=True)
 
 
@@ -33,12 +36,14 @@ class ProgressLine:
         name: What is going on.
     """
 
+    open_width: ClassVar[int] = 0
+    """Characters of the bar that stands on the terminal now."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.began = time.perf_counter()
         self.first: int | None = None
         self.spoke = self.began
-        self.width = 0
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Take the callback of an api function."""
@@ -59,8 +64,8 @@ class ProgressLine:
         if terminal:
             bar = "#" * round(20 * done / max(total, 1))
             line = f"[{bar:<20}] {line}"
-            sys.stderr.write("\r" + line.ljust(self.width) + ("\n" if done >= total else ""))
-            self.width = len(line)
+            sys.stderr.write("\r" + line.ljust(ProgressLine.open_width) + ("\n" if done >= total else ""))
+            ProgressLine.open_width = len(line) if done < total else 0
         else:
             sys.stderr.write(line + "\n")
         sys.stderr.flush()
@@ -90,11 +95,3 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     if console.width < 100 and not console.is_terminal:
         console = Console(width=160)
     console.print(table)
-
-
-@contextmanager
-def timed(name: str) -> Iterator[None]:
-    """Say how long a block took."""
-    began = time.perf_counter()
-    yield
-    say(f"{name}: {duration(time.perf_counter() - began)}")

@@ -20,10 +20,10 @@ methods
 
 presets (every number can be overridden by a flag)
   small      width 16, 2,500 steps of two 64^3 crops, for data at 2 mm: about 20 minutes on two cores
-  quick      width 8, 400 steps: minutes on two cores
+  quick      width 8, 500 steps of two 48^3 crops: minutes on two cores
   paper      50,000 steps of four 80^3 crops, Adam, poly 0.9, for data at 1 mm
 
-mindgap train METHOD --help   lists all flags          --dry-run   prints the resolved settings and stops
+mindgap train METHOD --help   lists all flags          --dry-run   checks and prints the settings, and stops
 --resume   goes on from the newest whole checkpoint    SIGTERM     saves, then stops
 """
 
@@ -57,7 +57,7 @@ def run(words: Sequence[str]) -> int:
 
     print_settings(to_plain(experiment))
     if place.dry_run:
-        check(experiment)
+        check(experiment, place.out, resume=place.resume)
         return 0
     result = train(experiment, place.out, resume=place.resume, progress=ProgressLine(f"training {words[0]}"), say=say)
     say(f"{result.folder}: {result.parameters:,} parameters")
@@ -95,22 +95,23 @@ def parse_experiment(words: list[str]) -> tuple[Any, Run]:
     fields.append(("method", recipe, dataclasses.field(default=default.method)))
     flags = dataclasses.make_dataclass("Train", fields, frozen=True)
     described = (type(default).__doc__ or "").partition("Attributes:")[2]
-    flags.__doc__ = (
-        f"{(recipe.__doc__ or '').splitlines()[0]}\n\nDefaults are those of --preset {found.preset}.\n\n"
-        f"Attributes:{described}"
-    )
-    parsed = parse(flags, rest, verb=f"train {name}", config=(tyro.conf.OmitArgPrefixes,))
+    presets = f"Defaults are those of --preset {found.preset}; the presets are {', '.join(PRESETS)}."
+    flags.__doc__ = f"{(recipe.__doc__ or '').splitlines()[0]}\n\n{presets}\n\nAttributes:{described}"
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
+    parsed = parse(flags, rest, verb=f"train {name}", config=config)
     chosen: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(default)}
     return type(default)(**chosen), parsed.run
 
 
-def check(experiment: Any) -> None:
-    """Refuse what cannot work, as the training itself would, without training."""
-    from mindgap.data.store import open_store
-    from mindgap.experiment import build_method
+def check(experiment: Any, out: Path, *, resume: bool) -> None:
+    """Build everything the training would build, so that it refuses what cannot work; train nothing."""
+    from mindgap.sequences import format_subset
+    from mindgap.session import open_session
 
-    method = build_method(experiment, open_store(experiment.data))
-    count = sum(p.numel() for p in method.networks["segmenter"].parameters())
+    session = open_session(experiment, out, resume=resume, say=say)
+    count = sum(p.numel() for p in session.training.segmenter.parameters())
+    seen = format_subset(session.method.subset)
+    say(f"device {session.processor.device}, precision {session.precision}, sequences {seen}")
     say(f"the settings are sound: {count:,} parameters. Nothing was trained (--dry-run).")
 
 

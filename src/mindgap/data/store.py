@@ -6,6 +6,8 @@ Nothing here opens NIfTI, so a training machine needs only torch and numpy.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,6 +85,13 @@ class Store:
         """Every sequence that any case has."""
         return make_subset(sequence for case in self.cases.values() for sequence in case.sequences)
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what a run learns from: preparation, split, and the bytes of training and validation cases."""
+        learnt = sorted((case_id, self.cases[case_id].sha256) for n in PARTS[:2] for case_id in self.part(n))
+        text = json.dumps([asdict(self.preparation), self.split["sha256"], learnt])
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def part(self, name: str) -> list[str]:
         """Case ids of "train", "validation" or "test" that are in the store."""
         return [case_id for case_id in self.split[name] if case_id in self.cases]
@@ -90,6 +99,19 @@ class Store:
     def path_of(self, case_id: str) -> Path:
         """The file of a case."""
         return self.folder / "cases" / f"{case_id}.npy"
+
+    def verify(self, entry: StoredCase) -> None:
+        """Check that the file of a case is the one the index speaks of.
+
+        Raises:
+            MindgapError: It is missing, damaged, or was written by a later preparation that did not finish.
+        """
+        path = self.path_of(entry.case_id)
+        if not path.is_file() or sha256_of(path) != entry.sha256:
+            raise MindgapError(
+                f"{path} is not the file that {self.folder / INDEX} speaks of (missing, damaged, or half of another "
+                "preparation): run `mindgap prepare` again."
+            )
 
     def read(self, case_id: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Memory-map the codes of a case (J+1, i, j, k).
@@ -201,6 +223,8 @@ class ResidentCases:
         self.store, self.subset, self.device = store, subset, torch.device(device)
         self.entries = [store.cases[case_id] for case_id in case_ids]
         self.sequences = store.sequences
+        for entry in self.entries:
+            store.verify(entry)
         self.codes = [torch.from_numpy(np.array(store.read(entry.case_id))).to(self.device) for entry in self.entries]
         self.available = torch.tensor([[s in entry.sequences for s in self.sequences] for entry in self.entries])
         self._foreground = [

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,9 +104,6 @@ class AbstractRecipe(ABC):
     It stands beside its method, so that a new method costs one file; ``methods.METHODS`` lists them and the
     command line makes flags of its fields.
     """
-
-    teacher_folder: ClassVar[bool] = False
-    """Whether the recipe has a field ``teacher`` that names the run of a trained teacher."""
 
     @abstractmethod
     def build(self, parts: Parts) -> AbstractMethod:

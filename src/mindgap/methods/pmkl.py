@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -80,8 +79,6 @@ class PmklRecipe(AbstractRecipe):
     pixel_weight: float = 0.5
     image_weight: float = 0.5
     temperature: float = 10.0
-
-    teacher_folder: ClassVar[bool] = True
 
     def teacher_path(self) -> Path | None:
         """Folder of the teacher."""

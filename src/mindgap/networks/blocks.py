@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def convolutions(count: int, channels_in: int, channels_out: int) -> nn.Sequential:
@@ -20,7 +20,7 @@ def convolutions(count: int, channels_in: int, channels_out: int) -> nn.Sequenti
     for index in range(count):
         source = channels_in if index == 0 else channels_out
         layers += [
-            nn.Conv3d(source, channels_out, kernel_size=3, padding=1, bias=False),
+            Convolution(source, channels_out, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm3d(channels_out),
             nn.ReLU(inplace=True),
         ]
@@ -53,3 +53,19 @@ def channels_last(network: nn.Module, device: torch.device | str | None = None) 
     if device is not None:
         network = network.to(device)
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+class Convolution(nn.Conv3d):
+    """A Conv3d whose weight gradient is right in bf16 on the CPU, too.
+
+    For maps with a side of two voxels the bf16 kernel of torch 2.13's CPU library leaves the weight gradient of a 3x3x3
+    convolution unwritten: what stood in memory before comes back, even NaN. Such maps (crops of 16 or 32 voxels have
+    them deep down) are computed in fp32; they are tiny.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the parent's argument
+        """Convolve."""
+        if input.device.type == "cpu" and 2 in input.shape[2:] and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float())
+        return super().forward(input)

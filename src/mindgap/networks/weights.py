@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from mindgap.errors import MindgapError, SettingError
@@ -54,7 +54,7 @@ def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
     """Write model.safetensors and, last, model.json (whose presence says that the model is whole)."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with write_aside(folder / WEIGHTS) as aside:
-        save_file(tensors, aside)
+        aside.write_bytes(save(tensors))  # save_file would make it readable for its owner only
     write_json(
         folder / MODEL_CARD,
         {

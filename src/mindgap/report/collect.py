@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,11 @@ def collect(runs: Sequence[Path]) -> dict[str, Any]:
             notes.append(f"{run.name} has not been evaluated: run `mindgap evaluate --model {run} DATA`.")
             continue
         own = read_scores(run / SCORES)
-        known = {(score.model, score.case, score.subset, score.region) for score in scores}
-        scores += [score for score in own if (score.model, score.case, score.subset, score.region) not in known]
+        known = {(score.model, score.subset) for score in scores}
+        taken = {s.model for s in own if s.model != BASELINE and (s.model, s.subset) in known}
+        if taken:  # two folders of the same name: seed0/teacher, seed1/teacher
+            own = [replace(s, model=f"{run.resolve().parent.name}/{s.model}") if s.model in taken else s for s in own]
+        scores += [score for score in own if score.model != BASELINE or (score.model, score.subset) not in known]
         for case, reason in read_json(run / EVALUATION).get("failed", {}).items():
             notes.append(f"{run.name}: {case} was not scored. {reason}")
         try:
@@ -74,7 +78,7 @@ def load_section(run: Path) -> RunSection:
         MindgapError: The folder is no run.
     """
     settings, facts = read_json(run / SETTINGS), read_json(run / MANIFEST)
-    return RunSection(run.name, settings, facts, read_lines(run / TERMS), read_lines(run / VALIDATIONS))
+    return RunSection(run.resolve().name, settings, facts, read_lines(run / TERMS), read_lines(run / VALIDATIONS))
 
 
 def compare(scores: Sequence[Score]) -> list[Comparison]:
@@ -114,6 +118,13 @@ def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
     pictures = []
     for place, index in places.items():
         case_id = ranked[index]
+        if case_id not in files:
+            raise InputError(
+                case=case_id,
+                expected=f"it in {evaluation['data']}",
+                found="none",
+                mend="evaluate again where the data is",
+            )
         case = files[case_id].load(convention=find_convention(evaluation["labels"]))
         caption = f"{place} of {len(ranked)}: mean Dice {means[case_id]:.3f}"
         pictures.append(_picture(run, case, mine[0], caption, evaluation))

@@ -13,6 +13,7 @@ import torch
 
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import sha256_of, write_aside, write_text
+from mindgap.runfiles import CHECKPOINTS
 
 _KEPT = 2
 _PREFIX, _SUFFIX = "step_", ".pt"
@@ -78,7 +79,7 @@ def load_newest(folder: Path, *, settings: str) -> tuple[TrainingState | None, l
     for path in reversed(_checkpoints(folder)):
         problem = _damage(path)
         if problem:
-            warnings.append(f"{path.name} is damaged ({problem}); the one before it is used.")
+            warnings.append(f"{path.name} is damaged ({problem}) and was passed over.")
             continue
         value = torch.load(path, map_location="cpu", weights_only=True)
         state = TrainingState(**value)
@@ -153,5 +154,5 @@ def refuse_existing(folder: Path) -> None:
     Raises:
         MindgapError: There is a checkpoint.
     """
-    if has_checkpoint(folder / "checkpoint"):
+    if has_checkpoint(folder / CHECKPOINTS):
         raise MindgapError(f"{folder} holds a run already: continue it with --resume, or name another folder.")

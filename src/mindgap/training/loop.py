@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ class Training:
                 with self.accelerator.autocast():
                     terms = self.method.terms(player.name, batch)
                 loss = add_terms(terms, self.method.term_weights)
-                if logged:
+                if logged or not bool(loss.detach().isfinite()):  # one flag per step is all the loop waits for
                     values |= self._read(player.name, terms, loss, batch)
                 self.accelerator.backward(loss)
                 if self.optimisation.clip:
@@ -225,6 +225,3 @@ class Training:
 def add_terms(terms: dict[str, Tensor], weights: Any) -> Tensor:
     """The loss: weighted sum of the means of the terms."""
     return torch.stack([weights.get(name, 1.0) * value.float().mean() for name, value in terms.items()]).sum()
-
-
-Validate = Callable[[nn.Module], dict[str, float]]

@@ -28,9 +28,8 @@ def validate(
 ) -> dict[str, float]:
     """Mean Dice of WT, TC, ET and their average, on the working grid, by half-overlapping windows.
 
-    Windows of the crop's size, because a network that is young or was trained on small crops does much worse on the
-    whole brain in one pass (mean WT Dice 0.63 against 0.81, five cases, 48^3 crops), which would choose the wrong
-    state. Published scores come from ``inference.scoring``.
+    Windows of the crop's size, as in the published scores (``inference.scoring``): a network trained on small crops
+    can do much worse on the whole brain in one pass, which would choose the wrong state.
 
     Args:
         network: In any mode; it is left in eval mode.
