@@ -12,7 +12,7 @@ from pathlib import Path
 from mindgap.citations import BIBTEX, bibtex
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import discover
-from mindgap.data.nifti import is_nifti, write_label
+from mindgap.data.nifti import is_nifti, is_own_mask, write_label
 from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import Preparation
 from mindgap.data.splits import find_split
@@ -113,9 +113,8 @@ def segment(
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
-    inputs = {*files.images.values(), *([files.label] if files.label else [])}
-    if out.resolve() in {source.path.resolve() for source in inputs}:
-        raise SettingError(f"{out} is an input file of this case: choose another output.")
+    if out.exists() and not is_own_mask(out):
+        raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
     segmentation = predictor.segment(files.load(used, force=force))
     write_label(out, segmentation.target, like=segmentation.like, convention=labels)
     return segmentation

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,13 @@ def test_segment_writes_a_mask_in_the_grid_of_the_input(
     assert json.loads((tmp_path / "mask.json").read_text())["LabelConvention"] == "brats2023"
 
 
+def test_segment_replaces_its_own_mask_and_nothing_else_in_a_folder_with_several(journey, tmp_path: Path) -> None:
+    flair = next(journey.cohort.glob("*GG/*/*_flair.nii.gz"))
+    (tmp_path / flair.name).write_bytes(flair.read_bytes())
+    for name in ("seg.nii.gz", "seg_again.nii.gz", "seg.nii.gz"):
+        assert main(["segment", str(tmp_path), "--model", str(journey.flair), "-o", str(tmp_path / name)]) == 0
+
+
 def test_segment_opens_only_the_files_the_model_needs(journey, tmp_path: Path) -> None:
     case = next(journey.cohort.glob("*GG/*"))
     for path in case.iterdir():
@@ -122,6 +130,34 @@ def test_evaluate_and_report(journey, tmp_path: Path, capsys: pytest.CaptureFixt
     text = page.read_text()
     assert text.count("data:image/png;base64") >= 4
     assert "http" not in text.split("<body")[1].split("BibTeX")[0].replace("http://www.w3.org", "")
+
+
+def test_test_cases_that_are_not_there_are_listed(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = json.loads((journey.flair / "manifest.json").read_text())["cases"]["test"]
+    source = next(journey.cohort.glob(f"*GG/{wanted[0]}"))
+    for path in source.iterdir():
+        target = tmp_path / "cohort" / wanted[0] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    assert main(["evaluate", str(tmp_path / "cohort"), "--model", str(journey.flair)]) == 1
+    assert f"not scored: {wanted[1]}" in capsys.readouterr().out
+    assert set(json.loads((journey.flair / "evaluation.json").read_text())["failed"]) == set(wanted[1:])
+
+
+def test_runs_of_the_same_name_stand_side_by_side_in_a_report(journey, tmp_path: Path) -> None:
+    assert main(["evaluate", str(journey.cohort), "--model", str(journey.flair)]) == 0
+    for seed in ("seed0", "seed1"):
+        shutil.copytree(journey.flair, tmp_path / seed / "flair")
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "seed0" / "flair"), str(tmp_path / "seed1" / "flair"), "-o", str(page)]) == 0
+    assert "seed1/flair minus flair" in page.read_text()
+
+
+def test_a_model_may_be_named_by_a_dot(journey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(journey.flair)
+    out = tmp_path / "scores.csv"
+    assert main(["evaluate", str(journey.cohort), "--model", ".", "-o", str(out)]) == 0
+    assert {score.model for score in read_scores(out)} == {"flair", "threshold"}
 
 
 def test_a_bad_case_is_listed_and_the_rest_goes_on(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
-from mindgap.errors import SettingError
+from mindgap.batch import BACKGROUND, Batch, Output, brain_of
+from mindgap.errors import MindgapError, SettingError
 from mindgap.methods.base import Parts, Player, parameter_groups
-from mindgap.methods.teacher import TeacherRecipe, latent_summary
+from mindgap.methods.teacher import TeacherRecipe, latent_summary, paired_gap
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
 from mindgap.training.optimisation import Optimisation, make_optimiser
 
@@ -132,6 +132,44 @@ def test_spread_of_the_latents_is_one_in_training(make_batch):
     with torch.no_grad():
         output = method.networks["segmenter"](batch.image, batch.present)
     summary = latent_summary(output, batch.present)
-    assert summary["distance"].shape == summary["spread"].shape == (4, 4)
-    assert float(summary["spread"].square().mean()) <= 1.01
-    assert float(summary["spread"].min()) > 0.3
+    assert summary["latent_distance"].shape == summary["latent_spread"].shape == (4, 4)
+    assert float(summary["latent_spread"].square().mean()) <= 1.01
+    assert float(summary["latent_spread"].min()) > 0.3
+
+
+def test_the_paired_gap_is_0_for_equal_latents_1_for_unrelated_ones_and_free_of_scale():
+    torch.manual_seed(0)
+    brain = torch.ones(2, 1, 12, 12, 12, dtype=torch.bool)
+    brain[:, :, :2] = False
+    one, other = torch.randn(2, 3, 12, 12, 12), torch.randn(2, 3, 12, 12, 12)
+    present = torch.ones(2, 2, dtype=torch.bool)
+
+    def gap(*latents):
+        weights = torch.full((len(latents),), 1 / len(latents))
+        features = {"brain": brain, "sequence_weights": weights}
+        return paired_gap(Output(torch.zeros(2, 4, 12, 12, 12), features=features, latents=latents), present)
+
+    torch.testing.assert_close(gap(one, one), torch.zeros(2))
+    torch.testing.assert_close(gap(one, other), torch.ones(2), rtol=0.05, atol=0)
+    torch.testing.assert_close(gap(0.01 * one, 0.01 * other), gap(one, other))
+    present[0, 1] = False
+    assert gap(one, other).isnan().tolist() == [True, False]
+
+
+def test_latents_that_collapsed_inside_the_brain_stop_the_run():
+    method = build("T1+T2")
+
+    def collapsed(image, present):
+        brain = brain_of(image[:, :1])
+        latents = tuple(brain * torch.full((1, 3, 16, 16, 16), 0.5) for _ in range(2))
+        features = {"brain": brain, "sequence_weights": torch.full((2,), 0.5)}
+        return Output(torch.zeros(1, 4, 16, 16, 16), features=features, latents=latents)
+
+    image = torch.full((1, 2, 16, 16, 16), BACKGROUND)
+    image[..., 4:12] = 0.3
+    both = torch.ones(1, 2, dtype=torch.bool)
+    batch = Batch(image, parse_subset("T1+T2"), both, both, None, ("P01",))
+    network = method.networks["segmenter"]
+    network.forward = collapsed
+    with pytest.raises(MindgapError, match="latents collapsed"):
+        method.diagnostics(network, [batch])

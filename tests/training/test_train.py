@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,3 +230,38 @@ def test_no_usable_case_is_explained(make_experiment, store, tmp_path):
     (folder / "cases").symlink_to(store.folder / "cases")
     with pytest.raises(SettingError, match=r"no training case .*T1"):
         train(make_experiment(UnimodalRecipe(), subset="T1", data=folder), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_data(trained, make_experiment, tmp_path):
+    experiment = make_experiment(steps=4)
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress=stop_at(2))
+    swapped = _store_with(experiment.data, tmp_path / "swapped", lambda split: split | {"sha256": "other"})
+    with pytest.raises(SettingError, match="other settings"):
+        train(replace(experiment, data=swapped), tmp_path / "run", resume=True)
+
+
+def test_a_teacher_that_learnt_from_test_cases_is_refused(trained, make_experiment, tmp_path):
+    learnt = read_json(trained[0] / "manifest.json")["cases"]["train"]
+    experiment = make_experiment(PmklRecipe(teacher=trained[0]), subset="T1ce", steps=1)
+    swapped = _store_with(experiment.data, tmp_path / "swapped", lambda split: split | {"test": learnt[:1]})
+    with pytest.raises(SettingError, match=f"test cases.*{learnt[0]}"):
+        train(replace(experiment, data=swapped), tmp_path / "run")
+
+
+def test_a_prepared_file_that_is_not_the_one_of_the_index_is_refused(make_experiment, tmp_path):
+    experiment = make_experiment(steps=1)
+    copied = _store_with(experiment.data, tmp_path / "copied", lambda split: split)
+    path = copied / "cases" / "a.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(MindgapError, match=r"a\.npy is not the file"):
+        train(replace(experiment, data=copied), tmp_path / "run")
+
+
+def _store_with(source, folder, change):
+    """A copy of a store with another split."""
+    shutil.copytree(source, folder)
+    index = read_json(folder / "store.json")
+    index["split"] = change(index["split"])
+    (folder / "store.json").write_text(json.dumps(index))
+    return folder

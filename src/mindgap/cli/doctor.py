@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from mindgap.cli.terminal import parse, print_table, say
 
 _PACKAGES = {
     "torch": "everything",
@@ -26,38 +23,42 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Doctor:
-    """Say what is installed, which device and precision will be used, and what is missing for which feature."""
+_HELP = """usage: mindgap doctor
+
+Say what is installed, which device and precision will be used, and what is missing for which feature.
+"""
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the verb."""
-    parse(Doctor, words, verb="doctor")
-    rows, missing = [], []
+    """Run the verb; it needs no package itself, so that it can say which one is missing."""
+    if words:
+        print(_HELP, end="")
+        if {*words} <= {"-h", "--help"}:
+            raise SystemExit(0)
+        return 2
+    print(f"mindgap {importlib.metadata.version('mindgap')}, Python {platform.python_version()}, {platform.platform()}")
+    missing = []
     for package, purpose in _PACKAGES.items():
         try:
-            rows.append([package, importlib.metadata.version(package), purpose])
+            version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            rows.append([package, "missing", purpose])
-            missing.append(f"{package} is missing, so there is no: {purpose}. Install it with `pip install {package}`.")
-    say(f"mindgap {importlib.metadata.version('mindgap')}, Python {platform.python_version()}, {platform.platform()}")
-    print_table(["package", "version", "needed for"], rows)
-    if "torch" not in " ".join(missing):
+            version = "missing"
+            missing.append(f"{package} is missing, so there is no: {purpose}. Install it: pip install {package}")
+        print(f"  {package:<14} {version:<14} {purpose}")
+    try:
         _print_processor()
-    for line in missing:
-        say(line)
-    if not missing:
-        say("nothing is missing.")
-    return 0 if not missing else 1
+    except ImportError as error:
+        missing.append(f"torch cannot be loaded ({error}): install it again.")
+    print("\n".join(missing) if missing else "nothing is missing.")
+    return 1 if missing else 0
 
 
 def _print_processor() -> None:
     from mindgap.processor import choose_precision, cpu_count, detect_processor
 
     processor = detect_processor("auto")
-    say(f"device     {processor.device} ({processor.name})")
-    say(f"class      {processor.kind}, {cpu_count()} processors usable")
+    print(f"device     {processor.device} ({processor.name})")
+    print(f"class      {processor.kind}, {cpu_count()} processors usable")
     precision = choose_precision("auto", processor)
     reason = "native bf16" if processor.native_bf16 else "no native bf16, where bf16 would be hundreds of times slower"
-    say(f"precision  {precision} ({reason})")
+    print(f"precision  {precision} ({reason})")

@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
     if settings.case is None and not named:
         raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
-    files = case_from_folder(settings.case) if settings.case is not None else case_from_files(named)
+    files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
     found = segment(
         files,
         settings.model,

@@ -94,11 +94,15 @@ def discover(root: Path, *, labels: str | None = None) -> Cohort:
     return cohort if convention is None else replace(cohort, convention=convention)
 
 
-def case_from_folder(folder: Path) -> CaseFiles:
+def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
     """The case in one folder, whatever the style of its names; sub-folders are not searched.
 
     A file whose name, without the folder's own, contains "seg" is the label and never an image. Files that
     name no sequence are left alone.
+
+    Args:
+        folder: Of one case.
+        label: Whether the label is wanted; where it is not, several are no fault.
 
     Raises:
         InputError: No image, or two files claim to be the same thing.
@@ -128,7 +132,7 @@ def case_from_folder(folder: Path) -> CaseFiles:
             mend="rename the files, or name each one by its sequence (a manifest does that for many cases)",
         )
     exact = [path for path in labels if stem_of(path).lower() in {f"{case_id}{mark}seg".lower() for mark in "_-"}]
-    labels = exact or labels
+    labels = (exact or labels) if label else []
     for name, paths in [
         *((str(sequence), paths) for sequence, paths in images.items()),
         ("the label", labels),

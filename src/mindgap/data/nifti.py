@@ -18,6 +18,7 @@ from mindgap.regions import LabelConvention, label_from_target
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _COMMENT_EXTENSION = 6
+_OWN_MASK = b"mindgap segmentation"
 _READ_ERRORS = (
     OSError,
     EOFError,
@@ -171,7 +172,7 @@ def write_label(path: Path, target: NDArray[np.uint8], *, like: Volume, conventi
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_max"], header["cal_min"] = 0, 0
-    header["descrip"] = b"mindgap segmentation"
+    header["descrip"] = _OWN_MASK
     # sform, qform and their codes stay as they are in the header unless the affine is not the header's own.
     image = nib.Nifti1Image(label_from_target(target, convention), like.affine, header)
     names = {"0": "background", **{str(value): tissue for value, tissue in convention.tissues.items()}}
@@ -181,6 +182,15 @@ def write_label(path: Path, target: NDArray[np.uint8], *, like: Volume, conventi
     with write_aside(path) as aside:
         nib.save(image, aside)
     write_json(path.with_name(stem_of(path) + ".json"), sidecar)
+
+
+def is_own_mask(path: Path) -> bool:
+    """Whether a file is a mask that :func:`write_label` wrote, which may be written again."""
+    try:
+        header: Any = nib.load(path).header
+        return bool(header["descrip"].tobytes().rstrip(b"\0") == _OWN_MASK)
+    except (*_READ_ERRORS, KeyError, IndexError):
+        return False
 
 
 def _open(path: Path, case: str) -> Any:

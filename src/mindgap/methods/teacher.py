@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from mindgap.batch import Batch, Output
 from mindgap.errors import MindgapError, SettingError
-from mindgap.losses.alignment import align_to_mixture, align_to_sequence, mixture_anchor, sequence_distances
+from mindgap.losses.alignment import (
+    align_to_mixture,
+    align_to_sequence,
+    brain_distance,
+    mixture_anchor,
+    sequence_distances,
+)
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.networks import build_network
@@ -66,7 +72,7 @@ class AlignedTeacher(AbstractMethod):
 
     @torch.no_grad()
     def diagnostics(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Anchor weights, and for each sequence the distance to the barycentre and the spread inside the brain.
+        """Anchor weights, the paired gap, and for each sequence distance to the barycentre and spread inside the brain.
 
         The weights are given as J * softmax(a), which sum to J (the paper's scale), and as a itself.
 
@@ -76,12 +82,15 @@ class AlignedTeacher(AbstractMethod):
         found: dict[str, list[float]] = {}
         for batch in batches:
             seen = batch.select(self.subset)
-            summary = latent_summary(network(seen.image, seen.present), seen.present)
+            output = network(seen.image, seen.present)
+            summary = latent_summary(output, seen.present)
+            found.setdefault("paired_gap", []).extend(paired_gap(output, seen.present).tolist())
             for name, values in summary.items():
                 for j, sequence in enumerate(self.subset):
                     rows = [v for v, has in zip(values[:, j].tolist(), seen.present[:, j].tolist(), strict=True) if has]
                     found.setdefault(f"{name}/{sequence}", []).extend(rows)
-        means = {name: sum(values) / len(values) for name, values in found.items() if values}
+        finite = {name: [v for v in values if v == v] for name, values in found.items()}
+        means = {name: sum(values) / len(values) for name, values in finite.items() if values}
         flat = [name for name, value in means.items() if name.startswith("latent_spread/") and not value > 1e-3]
         if flat:
             raise MindgapError(
@@ -162,6 +171,26 @@ def latent_summary(output: Output, present: Tensor) -> dict[str, Tensor]:
         centred = (latent - mean[:, :, None, None, None]).square()
         spread.append((torch.where(brain, centred, centred.new_zeros(())).sum((2, 3, 4)) / count).mean(1).sqrt())
     return {
-        "distance": sequence_distances(output.latents, anchor, brain),
-        "spread": torch.stack(spread, dim=1),
+        "latent_distance": sequence_distances(output.latents, anchor, brain),
+        "latent_spread": torch.stack(spread, dim=1),
     }
+
+
+def paired_gap(output: Output, present: Tensor) -> Tensor:
+    r"""How far apart the latents of two sequences are at the same voxel, per case (B,); 1 unrelated, 0 identical.
+
+    $\frac{\overline{d(Z_j, Z_k)}}{2\,\overline{\sigma^2}}$: mean squared distance over pairs of present sequences and
+    brain voxels, over twice the mean variance inside the brain. It does not change when all latents are scaled. A case
+    with one sequence has none (NaN).
+    """
+    brain, count = output.features["brain"], len(output.latents)
+    spread = latent_summary(output, present)["latent_spread"]
+    shown = present.float().to(spread.device)
+    within = (spread.square() * shown).sum(1) / shown.sum(1)
+    total, pairs = torch.zeros_like(within), torch.zeros_like(within)
+    for j in range(count):
+        for k in range(j + 1, count):
+            both = shown[:, j] * shown[:, k]
+            total = total + both * brain_distance(output.latents[j], output.latents[k], brain)
+            pairs = pairs + both
+    return total / pairs / (2 * within)
