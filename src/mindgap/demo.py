@@ -11,17 +11,21 @@ from pathlib import Path
 from mindgap.api import Progress, evaluate, prepare, report, silent, train
 from mindgap.data.prepared import Preparation
 from mindgap.data.store import INDEX
-from mindgap.evaluation.scores import Score
+from mindgap.evaluation.scores import Score, read_scores
 from mindgap.experiment import Experiment, quick
 from mindgap.files import write_text
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.processor import cpu_count
-from mindgap.runfiles import REPORT
+from mindgap.report.collect import choose_pictures
+from mindgap.report.figures import draw_overlay, save_png
+from mindgap.runfiles import REPORT, SCORES
 
 TRAIN, VALIDATION, TEST = 24, 6, 12
 SPACING_MM = 2.0
+PICTURE = "picture.png"
+"""The median test case of the last network, as one picture."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ def run_demo(
         rows, _ = evaluate(run, cohort, precision=precision, progress=stage(f"scoring {run.name}"))
         known = {(row.model, row.subset) for row in scores}
         scores += [row for row in rows if (row.model, row.subset) not in known]
+    _, median, *_ = choose_pictures(runs[-1], read_scores(runs[-1] / SCORES))
+    save_png(draw_overlay(median), out / PICTURE)
     page = report(runs, out / REPORT, title="mindgap demo: a patient with only T1")
     return DemoResult(page, scores, time.perf_counter() - began)
 
