@@ -133,12 +133,6 @@ def read_volume(path: Path, *, case: str, channel: int | None = None) -> Volume:
     return Volume(array, affine, path, image.header.copy())
 
 
-def read_geometry(path: Path, *, case: str) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Shape and affine without reading voxels."""
-    image = _open(path, case)
-    return tuple(image.shape), np.asarray(image.affine, dtype=np.float64)
-
-
 def write_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
     """Write an image atomically; the affine goes into sform and qform (scanner coordinates, mm)."""
     image = nib.Nifti1Image(array, affine)
