@@ -119,7 +119,7 @@ def demo_experiments(store: Path, out: Path, *, seed: int, steps: int | None, pr
         )
 
     return {
-        "teacher": settings(TeacherRecipe(), "all", 1.4),
+        "teacher": settings(TeacherRecipe(), "all", 1.8),
         "unimodal-T1": settings(UnimodalRecipe(), "T1", 1.0),
         "pmkl-T1": settings(PmklRecipe(teacher=out / "teacher"), "T1", 1.0),
     }

@@ -93,12 +93,12 @@ def small(data: Path, method: AbstractRecipe | None = None) -> Experiment:
 
 
 def quick(data: Path, method: AbstractRecipe | None = None) -> Experiment:
-    """For a first look, and the demo: width 8, 450 steps of two 48^3 crops, minutes on two cores."""
+    """For a first look, and the demo: width 8, 400 steps of two 48^3 crops, minutes on two cores."""
     return Experiment(
         data=data,
         method=method or TeacherRecipe(),
         width=8,
-        schedule=Schedule(steps=450, batch=2, crop=48, foreground=0.5),
+        schedule=Schedule(steps=400, batch=2, crop=48, foreground=0.5),
         optimisation=dataclasses.replace(cpu_optimisation(), learning_rate=4e-3, average=0.98),
         augmentation=paper_augmentation(),
         validate_every=100,

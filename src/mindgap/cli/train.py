@@ -20,7 +20,7 @@ methods
 
 presets (every number can be overridden by a flag)
   small      width 16, 2,500 steps of two 64^3 crops, for data at 2 mm: about 20 minutes on two cores
-  quick      width 8, 450 steps of two 48^3 crops: minutes on two cores
+  quick      width 8, 400 steps of two 48^3 crops: minutes on two cores
   paper      50,000 steps of four 80^3 crops, Adam, poly 0.9, for data at 1 mm
 
 mindgap train METHOD --help   lists all flags          --dry-run   checks and prints the settings, and stops
