@@ -1,4 +1,4 @@
-# make demo   install, then the main job on synthetic patients: about 8 minutes on two cores, ends with demo/report.html
+# make demo   install, then the main job on synthetic patients: about 6 minutes on two cores, ends with demo/report.html
 # make test   install, then lint, format, types, import contracts and tests
 
 VENV ?= .venv

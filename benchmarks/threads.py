@@ -1,4 +1,4 @@
-"""How long a training step takes when OpenMP threads spin or sleep, alone and beside a busy program.
+"""How long a training step takes when OpenMP threads spin or sleep, alone and beside another such program.
 
     python benchmarks/threads.py
 
@@ -37,17 +37,19 @@ print(sorted(seconds[1:])[2], processor.kind, sep=";")
 
 def measure(policy: str, *, busy: bool) -> tuple[float, str]:
     """Median step of one process, in seconds, and the processor's class."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    environment = {**os.environ, "OMP_WAIT_POLICY": policy}
+    forever = STEP.replace("range(6)", "iter(int, 1)")
+    others = [subprocess.Popen([sys.executable, "-c", forever], env=environment)] if busy else []
     try:
         done = subprocess.run(
             [sys.executable, "-c", STEP],
-            env={**os.environ, "OMP_WAIT_POLICY": policy},
+            env=environment,
             capture_output=True,
             text=True,
             check=True,
         )
     finally:
-        if other is not None:
+        for other in others:
             other.kill()
     seconds, kind = done.stdout.strip().split(";")
     return float(seconds), kind
@@ -67,7 +69,7 @@ def main() -> None:
                 found[policy, busy].append(seconds)
     print(f"{kind}; aligned network, width 8, batch 4 of 48^3, seconds per step, median of {rounds}")
     for (policy, busy), values in found.items():
-        place = "beside a busy program" if busy else "alone"
+        place = "beside another one" if busy else "alone"
         print(f"threads {policy:<8} {place:<22} {statistics.median(values):.2f}")
 
 

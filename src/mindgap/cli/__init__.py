@@ -97,7 +97,8 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
 def _calm_threads() -> None:
     """Let OpenMP threads sleep while they wait; has to be set before torch is loaded, and a user's choice stays.
 
-    By default they spin. When another program uses a core, a spinning thread keeps the others from it, and a
-    training step that takes 0.4 s alone took 4 to 9 s; sleeping, it took 1.1 s.
+    By default they spin, and two programs that spin keep each other from the cores: beside another training a step
+    took 6.6 s spinning and 1.0 s sleeping. Alone, sleeping costs a tenth (0.33 s against 0.30 s;
+    ``benchmarks/threads.py``).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -73,7 +73,7 @@ class SequenceEncoders(nn.Module):
 
     An encoder runs only on the rows of a batch that have its sequence; the latent of an absent sequence is 0,
     the mean of the brain, and its voxels are never read. The encoders lie side by side as grouped convolutions,
-    which is faster than one after the other and keeps a single row off torch's slow path for small convolutions.
+    which keeps a single row off torch's slow path for small convolutions.
 
     Args:
         sequences: Number of sequences J.
