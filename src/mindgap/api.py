@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindgap.citations import BIBTEX, bibtex
 from mindgap.data.case import CaseFiles
-from mindgap.data.cohort import discover
+from mindgap.data.cohort import Cohort, discover
 from mindgap.data.nifti import is_nifti, is_own_mask, write_label
 from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import Preparation
@@ -164,17 +164,7 @@ def evaluate(
     cohort = discover(data, labels=labels)
     if cohort.convention is None:
         raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
-    chosen, missing = list(cohort.cases), dict(cohort.rejected)
-    if cases == "test":
-        wanted = set(read_json(model / MANIFEST)["cases"]["test"])
-        chosen = [files for files in chosen if files.case_id in wanted]
-        absent = sorted(wanted - {files.case_id for files in chosen})
-        missing = {case: cohort.rejected.get(case, f"{case}: a test case of the run, not in {data}") for case in absent}
-        if not chosen:
-            raise SettingError(
-                f"none of the {len(wanted)} test cases of {model} is in {data}: name the data the run was prepared "
-                "from, or score every case with --cases all."
-            )
+    chosen, missing = _choose_cases(cohort, model) if cases == "test" else (list(cohort.cases), dict(cohort.rejected))
     thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline else None
     began = time.perf_counter()
     result = score_cohort(
@@ -209,6 +199,23 @@ def evaluate(
     if out is not None:
         write_scores(out, result.scores)
     return result.scores, failed
+
+
+def _choose_cases(cohort: Cohort, model: Path) -> tuple[list[CaseFiles], dict[str, str]]:
+    """The test cases of a run in a cohort, and those that are not there with the reason.
+
+    Raises:
+        SettingError: None is there.
+    """
+    wanted = set(read_json(model / MANIFEST)["cases"]["test"])
+    chosen = [files for files in cohort.cases if files.case_id in wanted]
+    if not chosen:
+        raise SettingError(
+            f"none of the {len(wanted)} test cases of {model} is in {cohort.root}: name the data the run was prepared "
+            "from, or score every case with --cases all."
+        )
+    absent = sorted(wanted - {files.case_id for files in chosen})
+    return chosen, {c: cohort.rejected.get(c, f"{c}: a test case of the run, not in {cohort.root}") for c in absent}
 
 
 def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindgap report") -> Path:
