@@ -14,7 +14,7 @@ from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort, discover
 from mindgap.data.nifti import is_nifti, is_own_mask, write_label
 from mindgap.data.preparation import prepare_cohort
-from mindgap.data.prepared import Preparation
+from mindgap.data.prepared import CodeKind, Preparation
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
 from mindgap.errors import MindgapError, SettingError
@@ -50,6 +50,7 @@ def prepare(
     *,
     split: str = "auto",
     labels: str | None = None,
+    codes: CodeKind = "uint8",
     seed: int = 0,
     workers: int = 2,
     progress: Progress = silent,
@@ -63,6 +64,7 @@ def prepare(
         split: "protokd", a folder with train, validation and test lists, fractions such as 0.7/0.1/0.2, or
             "auto": the lists in DATA/splits where there are any, else 0.7/0.1/0.2.
         labels: Label convention, where the layout does not tell.
+        codes: How intensities are stored.
         seed: Of a split by fractions.
         workers: Cases at the same time.
         progress: Called after each case.
@@ -75,7 +77,7 @@ def prepare(
     if split == "auto":
         split = str(data / "splits") if (data / "splits").is_dir() else "0.7/0.1/0.2"
     chosen = find_split(split, case_ids, seed=seed)
-    return prepare_cohort(cohort, out, preparation, chosen, workers=workers, progress=progress)
+    return prepare_cohort(cohort, out, preparation, chosen, codes=codes, workers=workers, progress=progress)
 
 
 def segment(

@@ -108,6 +108,24 @@ class Batch:
             case_ids=tuple(self.case_ids[row] for row in index.tolist()),
         )
 
+    def split(self, count: int) -> list[Batch]:
+        """The same cases in ``count`` batches of equal size, in order."""
+        if count == 1:
+            return [self]
+        size = len(self.case_ids) // count
+        parts = [slice(k * size, (k + 1) * size) for k in range(count)]
+        return [
+            replace(
+                self,
+                image=self.image[part],
+                available=self.available[part],
+                present=self.present[part],
+                target=None if self.target is None else self.target[part],
+                case_ids=self.case_ids[part],
+            )
+            for part in parts
+        ]
+
 
 @dataclass(frozen=True)
 class Output:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mindgap.data.augmentation import Augmentation, paper_augmentation, strong_augmentation
+from mindgap.data.resident import Residence
 from mindgap.data.store import Store
 from mindgap.errors import SettingError
 from mindgap.files import read_json
@@ -44,6 +45,10 @@ class Experiment:
         seed: Of the weights and of every draw.
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16; auto takes bf16 where the processor has it natively.
+        residence: Where the prepared cases lie while training: device, host (memory), disk (mapped, read ahead), or
+            auto, the first of these with room.
+        compiled: Let torch.compile make kernels for the networks. It takes minutes first and was slower on two CPU
+            cores (docs/performance.md).
     """
 
     data: Path
@@ -59,6 +64,8 @@ class Experiment:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    residence: Residence = "auto"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.latent_channels < 1:
@@ -200,7 +207,7 @@ def from_plain(value: dict[str, Any]) -> Experiment:
 
 
 def course_hash(experiment: Experiment, *, data: str, teacher: str | None = None) -> str:
-    """Hash of all that decides the course of a run: settings, data, teacher; not paths or how often it saves.
+    """Hash of all that decides the course of a run: settings, data, teacher; not paths, memory or how often it saves.
 
     Args:
         experiment: Settings.
@@ -208,8 +215,10 @@ def course_hash(experiment: Experiment, *, data: str, teacher: str | None = None
         teacher: SHA-256 of the teacher's weights, where there is a teacher.
     """
     value = to_plain(experiment)
-    for name in ("data", "save_every", "device"):
+    for name in ("data", "save_every", "device", "residence"):
         value.pop(name)
+    for name in ("accumulate", "recompute"):  # with another number of processes a run goes on with other micro-batches
+        value["schedule"].pop(name)
     value["method"].pop("teacher", None)
     value |= {"data_fingerprint": data, "teacher_sha256": teacher}
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

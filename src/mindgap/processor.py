@@ -118,11 +118,47 @@ def peak_memory_gib() -> float:
     return 0.0
 
 
+def available_memory_gib(device: str) -> float:
+    """Memory that is free now, in GiB: of the GPU ("cuda"), or of the machine within the limit of its container.
+
+    Where the system does not say, infinite.
+    """
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[0]) / 2**30
+    known = [_meminfo_gib(), _container_gib()]
+    return min((gib for gib in known if gib is not None), default=float("inf"))
+
+
 def cpu_count() -> int:
     """Processors this process may use (a container or scheduler may allow fewer than the machine has)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _meminfo_gib() -> float | None:
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) / 2**20
+    return None
+
+
+def _container_gib() -> float | None:
+    """What the control group still allows (version 2, then 1); None without a limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).is_file() and Path(used).is_file():
+            allowed = Path(limit).read_text().strip()
+            if allowed == "max" or int(allowed) > 2**60:
+                return None
+            return max(int(allowed) - int(Path(used).read_text()), 0) / 2**30
+    return None
 
 
 def _cpu_name() -> str:

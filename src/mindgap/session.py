@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import nn
 
-from mindgap.data.store import ResidentCases, Store, open_store
+from mindgap.data.prepared import decode, encode
+from mindgap.data.resident import ResidentCases
+from mindgap.data.store import Store, open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.experiment import Experiment, build_method, course_hash, method_name, to_plain
@@ -31,12 +30,13 @@ from mindgap.methods.base import AbstractMethod
 from mindgap.networks import build_network
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import ModelCard, read_card, save_network
-from mindgap.processor import Precision, choose_precision, detect_processor, peak_memory_gib
+from mindgap.processor import choose_precision, detect_processor, peak_memory_gib
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
 from mindgap.training.loop import Training
-from mindgap.training.validation import validate
+from mindgap.training.processes import agree_to_stop, leave, make_accelerator, stop_request
+from mindgap.training.validation import mean_scores, validate
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what was just done)."""
@@ -92,26 +92,33 @@ def train(
     """
     began = time.perf_counter()
     session = open_session(experiment, out, resume=resume, say=say)
-    training = session.training
-    with RunFolder(out, resume_at=training.finished) as folder, _stop_request() as stop:
-        write_json(out / SETTINGS, to_plain(experiment))
-        folder.update_manifest(finished=False, **session.facts())
-        session.write_thresholds()
+    training, writes = session.training, session.accelerator.is_main_process
+    last_step = training.schedule.steps
+    with _folder(out, training.finished, writes=writes) as folder, stop_request() as stop:
+        if folder is not None:
+            write_json(out / SETTINGS, to_plain(experiment))
+            folder.update_manifest(finished=False, **session.facts())
+            session.write_thresholds()
         for step in training.run():
-            if step.terms:
-                folder.log_terms({"step": step.number, "lr": step.learning_rate, **step.terms})
-            progress(step.number, training.schedule.steps, f"loss {step.terms.get('loss', float('nan')):.3f}")
-            last = step.number == training.schedule.steps
+            if folder is not None:
+                if step.terms:
+                    folder.log_terms({"step": step.number, "lr": step.learning_rate, **step.terms})
+                progress(step.number, last_step, f"loss {step.terms.get('loss', float('nan')):.3f}")
+            last = step.number == last_step
             if last or step.number % experiment.validate_every == 0:
                 session.validate(folder)
-            if last or stop.is_set() or step.number % experiment.save_every == 0:
+            stopping = not last and agree_to_stop(session.accelerator, stop.is_set(), may_ask=bool(step.terms))
+            if last or stopping or step.number % experiment.save_every == 0:
                 session.save()
-            if stop.is_set() and not last:
+            if stopping:
+                leave(session.accelerator)
                 raise Interrupted(f"stopped at step {step.number}; everything is saved. Go on with --resume.")
         session.finish()
         seconds = time.perf_counter() - began
-        best = {"score": training.best["score"] if len(session.validation) else None, "step": training.best["step"]}
-        folder.update_manifest(finished=True, seconds_of_last_call=round(seconds, 1), best=best)
+        if folder is not None:
+            best = {"score": training.best["score"] if len(session.validation) else None, "step": training.best["step"]}
+            folder.update_manifest(finished=True, seconds_of_last_call=round(seconds, 1), best=best)
+    leave(session.accelerator)
     return TrainingResult(
         folder=out,
         best=float(training.best.get("score", float("nan"))),
@@ -162,37 +169,34 @@ class Session:
         self.experiment, self.store, self.method, self.out, self.say = experiment, store, method, out, say
         self.processor = detect_processor(experiment.device)
         self.precision = choose_precision(experiment.precision, self.processor)
-        accelerator = make_accelerator(self.processor.device, self.precision)
-        if accelerator.num_processes > 1:
-            raise SettingError(
-                f"training was started as {accelerator.num_processes} processes, and one is all it can use: start it "
-                "without torchrun or accelerate launch."
-            )
+        self.accelerator = make_accelerator(self.processor.device, self.precision, players=len(method.players))
+        if not self.accelerator.is_main_process:
+            self.say = lambda line: None
         chosen = {part: self._usable(part) for part in ("train", "validation")}
         if not chosen["train"]:
             raise SettingError(
                 f"no training case in {store.folder} has the sequences {[str(s) for s in method.subset]}: choose "
                 "another --subset or prepare other data."
             )
-        self.cases = ResidentCases(store, chosen["train"], subset=method.subset, device=accelerator.device)
-        self.validation = ResidentCases(store, chosen["validation"], subset=method.subset, device=accelerator.device)
+        self.cases, self.validation = (self._load(chosen[part]) for part in ("train", "validation"))
         self.training = Training(
             method,
             self.cases,
             experiment.schedule,
             experiment.optimisation,
             experiment.augmentation,
-            accelerator=accelerator,
+            accelerator=self.accelerator,
             seed=experiment.seed,
             settings=course,
+            compiled=experiment.compiled,
         )
         taught = method.teacher_cases(self.cases.available, self.cases.sequences)
         if method.teacher is not None:
-            say(f"the teacher speaks on {taught} of {len(self.cases)} training cases; the others teach by their labels")
-        say(
-            f"{len(self.cases)} training and {len(self.validation)} validation cases "
-            f"({self.cases.bytes / 2**20:.0f} MiB resident), {self.precision} on {self.processor.kind}"
-        )
+            self.say(f"the teacher speaks on {taught} of {len(self.cases)} training cases; the others teach by labels")
+        self.say(f"{len(self.cases)} training and {len(self.validation)} validation cases: {self.cases.place.reason}")
+        count = self.accelerator.num_processes
+        together = "" if count == 1 else f", {count} processes of {experiment.schedule.batch // count} cases a step"
+        self.say(f"{self.precision} on {self.processor.kind}{together}")
 
     def facts(self) -> dict[str, Any]:
         """Versions, machine and inputs, for the manifest."""
@@ -207,6 +211,8 @@ class Session:
             },
             "processor": asdict(self.processor) | {"kind": self.processor.kind},
             "precision": self.precision,
+            "processes": self.accelerator.num_processes,
+            "residence": self.cases.place.residence,
             "subset": [str(sequence) for sequence in self.method.subset],
             "peak_memory_gib": round(peak_memory_gib(), 2),
             "command": sys.argv,
@@ -228,39 +234,50 @@ class Session:
 
         def codes() -> Iterator[tuple[Any, Any]]:
             for entry in self.cases.entries:
-                array = self.store.read(entry.case_id)
-                yield {s: array[row] for row, s in enumerate(entry.sequences)}, array[-1]
+                array = torch.from_numpy(self.store.read(entry.case_id))
+                bytes_ = (array if array.dtype == torch.uint8 else encode(decode(array[:-1]))).numpy()
+                target = array[-1].to(torch.uint8).numpy()
+                yield {s: bytes_[row] for row, s in enumerate(entry.sequences)}, target
 
         write_json(self.out / THRESHOLDS, thresholds_to_plain(fit_thresholds(codes())))
 
-    def validate(self, folder: RunFolder) -> None:
-        """Score the network that would predict now, and keep it if it is the best so far (ties: the later)."""
-        training = self.training
+    def validate(self, folder: RunFolder | None) -> None:
+        """Score the network that would predict now, and keep it if it is the best so far (ties: the later).
+
+        Processes share the cases; the one with a folder writes.
+        """
+        training, accelerator = self.training, self.accelerator
         candidate = build_network(self.method.architecture, self.method.arguments)
         candidate.load_state_dict(training.predicting_state())
-        scores: dict[str, float] = {}
-        device = training.accelerator.device
-        candidate.to(device).eval()
-        if len(self.validation):
-            scores = validate(
-                candidate,
-                self.validation,
-                self.method.subset,
-                window=self.experiment.schedule.crop,
-                device=device,
-                bf16=self.precision == "bf16",
-            )
+        candidate.to(accelerator.device).eval()
+        rows = validate(
+            candidate,
+            self.validation,
+            self.method.subset,
+            window=self.experiment.schedule.crop,
+            device=accelerator.device,
+            bf16=self.precision == "bf16",
+            indices=range(accelerator.process_index, len(self.validation), accelerator.num_processes),
+        )
+        scores = mean_scores(gather_object(rows))
+        if scores:
             text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
             self.say(f"step {training.finished}: validation Dice {text}")
+        better = not scores or scores["mean"] >= training.best.get("score", float("-inf"))
+        if better:
+            training.best = {"score": scores.get("mean", float("nan")), "step": training.finished}
+        if folder is None:
+            return
         batches = (self.validation.whole(index, multiple=STRIDE) for index in range(len(self.validation)))
         folder.log_validation({"step": training.finished, **scores, **self.method.diagnostics(candidate, batches)})
-        if not scores or scores["mean"] >= training.best.get("score", float("-inf")):
-            training.best = {"score": scores.get("mean", float("nan")), "step": training.finished}
+        if better:
             self._write_model(candidate)
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        save_checkpoint(self.out / CHECKPOINTS, self.training.state())
+        """Write a checkpoint; of several processes, whose states are the same, one does."""
+        state = self.training.state()
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.out / CHECKPOINTS, state)
 
     def finish(self) -> None:
         """Say how it ended."""
@@ -279,6 +296,16 @@ class Session:
         )
         save_network(self.out, network, card)
 
+    def _load(self, case_ids: list[str]) -> ResidentCases:
+        return ResidentCases(
+            self.store,
+            case_ids,
+            subset=self.method.subset,
+            device=self.accelerator.device,
+            residence=self.experiment.residence,
+            processes=int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes)),
+        )
+
     def _usable(self, part: str) -> list[str]:
 
         case_ids = self.store.part(part)
@@ -292,33 +319,11 @@ class Session:
         return [case_id for case_id, kept in zip(case_ids, keep, strict=True) if kept]
 
 
-def make_accelerator(device: str, precision: Precision) -> Accelerator:
-    """The accelerator of one run; an earlier run in this process may have used another device or precision."""
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
-
-
 @contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets (in the main thread; elsewhere nothing is installed).
-
-    A second Ctrl-C ends at once, without saving.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
+def _folder(out: Path, finished: int, *, writes: bool) -> Iterator[RunFolder | None]:
+    """The run folder for the process that writes, None for the others."""
+    if not writes:
+        yield None
         return
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(kind: int, _: FrameType | None) -> None:
-        event.set()
-        signal.signal(kind, before[signal.Signals(kind)])
-
-    for kind in before:
-        signal.signal(kind, ask)
-    try:
-        yield event
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+    with RunFolder(out, resume_at=finished) as folder:
+        yield folder

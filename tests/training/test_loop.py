@@ -7,15 +7,15 @@ from torch import nn
 
 from mindgap.batch import Output
 from mindgap.data.augmentation import Augmentation
-from mindgap.data.store import ResidentCases
+from mindgap.data.resident import ResidentCases
 from mindgap.errors import SettingError
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, Player
 from mindgap.sequences import parse_subset
-from mindgap.session import make_accelerator
 from mindgap.training.checkpoint import load_newest, save_checkpoint, seed_everything
 from mindgap.training.loop import NonFiniteLoss, Schedule, Training, add_terms
 from mindgap.training.optimisation import Optimisation, learning_rate_share
+from mindgap.training.processes import make_accelerator
 
 STEPS = 6
 PLAYERS = (Player("segmenter", ("segmenter",)), Player("critic", ("critic",), learning_rate_factor=0.5))

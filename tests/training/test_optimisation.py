@@ -48,7 +48,7 @@ def test_averaged_weights_by_hand():
         with torch.no_grad():
             network.weight.fill_(value)
         network.num_batches_tracked.fill_(update)
-        average.update(network)
+        average.update()
         decay = min(0.25, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * value
         assert float(average.state["weight"]) == pytest.approx(expected, rel=1e-6)

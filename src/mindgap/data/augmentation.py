@@ -6,7 +6,7 @@ seen, any augmentation can be replayed, and every device sees the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -101,6 +101,10 @@ class Draws:
     bias: NDArray[np.float32]
     noise: NDArray[np.float32]
     noise_seed: NDArray[np.int64]
+
+    def rows(self, start: int, end: int) -> Draws:
+        """The draws of some rows: what one of several processes cuts of a batch."""
+        return Draws(**{field.name: getattr(self, field.name)[start:end] for field in fields(self)})
 
 
 def draw(

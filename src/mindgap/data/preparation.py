@@ -24,7 +24,7 @@ from torch import Tensor
 from mindgap.batch import BACKGROUND, Float
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
-from mindgap.data.prepared import LOWEST_BRAIN, Box, Placement, Preparation, PreparedCase, join_boxes
+from mindgap.data.prepared import LOWEST_BRAIN, Box, CodeKind, Placement, Preparation, PreparedCase, join_boxes
 from mindgap.data.splits import Split
 from mindgap.data.store import FORMAT as STORE_FORMAT
 from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_index
@@ -199,6 +199,7 @@ def prepare_cohort(
     preparation: Preparation,
     split: Split,
     *,
+    codes: CodeKind = "uint8",
     workers: int = 2,
     progress: Callable[[int, int, str], None] = lambda done, total, case: None,
 ) -> Store:
@@ -211,6 +212,7 @@ def prepare_cohort(
         folder: Where the store is written.
         preparation: How.
         split: Which case belongs to which part.
+        codes: How intensities are stored.
         workers: Cases prepared at the same time.
         progress: Called after every case with (done, total, case).
 
@@ -224,7 +226,7 @@ def prepare_cohort(
         )
     failed = dict(cohort.rejected)
     stored: dict[str, StoredCase] = {}
-    jobs = partial(_prepare_one, folder=folder, preparation=preparation, convention=cohort.convention)
+    jobs = partial(_prepare_one, folder=folder, preparation=preparation, convention=cohort.convention, codes=codes)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         running = {pool.submit(jobs, files): files.case_id for files in cohort.cases}
         for done, job in enumerate(as_completed(running), start=1):
@@ -258,9 +260,9 @@ def prepare_cohort(
 
 
 def _prepare_one(
-    files: CaseFiles, *, folder: Path, preparation: Preparation, convention: LabelConvention
+    files: CaseFiles, *, folder: Path, preparation: Preparation, convention: LabelConvention, codes: CodeKind
 ) -> StoredCase:
-    fingerprint = _fingerprint(files, preparation, convention)
+    fingerprint = _fingerprint(files, preparation, convention, codes)
     entry = read_entry(folder, files.case_id, fingerprint)
     if entry is not None:
         return entry
@@ -271,10 +273,11 @@ def _prepare_one(
             found="none",
             mend="add a file named *seg*, or leave the case out",
         )
-    return write_case(folder, prepare_case(files.load(convention=convention), preparation), fingerprint=fingerprint)
+    prepared = prepare_case(files.load(convention=convention), preparation)
+    return write_case(folder, prepared, fingerprint=fingerprint, codes=codes)
 
 
-def _fingerprint(files: CaseFiles, preparation: Preparation, convention: LabelConvention) -> str:
+def _fingerprint(files: CaseFiles, preparation: Preparation, convention: LabelConvention, codes: CodeKind) -> str:
     """Hash of what a prepared case depends on: its files (path, size, time), the settings, the format."""
     sources = [*files.images.items(), ("label", files.label)]
     seen = [
@@ -288,5 +291,5 @@ def _fingerprint(files: CaseFiles, preparation: Preparation, convention: LabelCo
         for key, source in sources
         if source is not None
     ]
-    text = json.dumps([STORE_FORMAT, seen, asdict(preparation), convention.name])
+    text = json.dumps([STORE_FORMAT, seen, asdict(preparation), convention.name, codes])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -107,12 +107,23 @@ def join_boxes(boxes: list[Box] | tuple[Box, ...]) -> Box:
     return a, b, c
 
 
-def encode(image: Float[Tensor, "*axes"]) -> Tensor:
-    """Pack prepared intensities into 8 bits: 0 outside the brain, 1..255 inside."""
+CodeKind = Literal["uint8", "float16"]
+"""How intensities lie in a store."""
+
+
+def encode(image: Float[Tensor, "*axes"], kind: CodeKind = "uint8") -> Tensor:
+    """Pack prepared intensities: 8 bits (0 outside the brain, 1..255 inside), or float16 as they are.
+
+    Half a step of the 8-bit codes is 0.004 of a range of 2; ``benchmarks/store_codes.py`` measures what that costs.
+    """
+    if kind == "float16":
+        return image.half()
     codes = ((image + 1) * 127.5).round().clamp(1, 255)
     return torch.where(image > BACKGROUND, codes, torch.zeros_like(codes)).to(torch.uint8)
 
 
 def decode(codes: Tensor) -> Float[Tensor, "*axes"]:
-    """Unpack :func:`encode`: background is exactly -1, brain strictly above."""
+    """Unpack :func:`encode`, whichever kind: background is exactly -1, brain strictly above."""
+    if codes.dtype != torch.uint8:
+        return codes.float()
     return codes.float().div_(127.5).sub_(1.0)

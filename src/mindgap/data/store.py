@@ -1,34 +1,31 @@
-"""A prepared cohort on disk, and batches made from it on the device.
+"""A prepared cohort on disk.
 
-One file per case: 8-bit codes (J+1, i, j, k), sequences in canonical order and the target last, cropped to the brain.
-Nothing here opens NIfTI, so a training machine needs only torch and numpy.
+One file per case: codes (J+1, i, j, k), sequences in canonical order and the target last, cropped to the brain. Codes
+are 8-bit, or float16 where that was asked for; the file says which. Nothing here opens NIfTI, so a training machine
+needs only torch and numpy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from mindgap.batch import Batch
-from mindgap.data.augmentation import Augmentation, Draws, apply_intensities
-from mindgap.data.prepared import Box, Preparation, PreparedCase, decode, encode, join_boxes
+from mindgap.data.prepared import Box, CodeKind, Preparation, PreparedCase, encode, join_boxes
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import read_json, sha256_of, write_aside, write_json
-from mindgap.regions import CLASSES_OF_REGION, REGIONS
 from mindgap.sequences import Subset, make_subset, sequence_from_alias
 
 FORMAT = 1
 INDEX = "store.json"
 PARTS = ("train", "validation", "test")
-_FOREGROUND_VOXELS = 4096
 
 
 @dataclass(frozen=True)
@@ -113,27 +110,30 @@ class Store:
                 "preparation): run `mindgap prepare` again."
             )
 
-    def read(self, case_id: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Memory-map the codes of a case (J+1, i, j, k).
+    def read(self, case_id: str) -> NDArray[Any]:
+        """Memory-map the codes of a case (J+1, i, j, k), uint8 or float16; writing to them stays in memory.
 
         Raises:
             MindgapError: The file is missing or damaged.
         """
         path = self.path_of(case_id)
         try:
-            codes: np.ndarray[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r", allow_pickle=False)
+            codes: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise MindgapError(f"{path} cannot be read ({error}): run `mindgap prepare` again.") from error
         return codes
 
 
-def write_case(store_folder: Path, prepared: PreparedCase, *, fingerprint: str) -> StoredCase:
+def write_case(
+    store_folder: Path, prepared: PreparedCase, *, fingerprint: str, codes: CodeKind = "uint8"
+) -> StoredCase:
     """Write one prepared case and its entry, so that an interrupted preparation can go on."""
     assert prepared.target is not None
-    codes = np.concatenate([encode(prepared.image).numpy(), prepared.target[None]])
+    image = encode(prepared.image, codes)
+    array = torch.cat([image, torch.from_numpy(prepared.target)[None].to(image.dtype)]).numpy()
     path = store_folder / "cases" / f"{prepared.case_id}.npy"
     with write_aside(path) as aside, aside.open("wb") as handle:
-        np.save(handle, codes)
+        np.save(handle, array)
     shape = prepared.target.shape
     entry = StoredCase(
         case_id=prepared.case_id,
@@ -204,122 +204,6 @@ def open_store(folder: Path) -> Store:
         source=value["source"],
         convention=value["convention"],
     )
-
-
-class ResidentCases:
-    """Cases of a store held in the memory of a device, from which batches are cut.
-
-    Args:
-        store: The prepared cohort.
-        case_ids: Which cases, in order.
-        subset: Sequences a network will see: crops come from the union of their brain boxes, so nothing of an
-            absent sequence reaches them.
-        device: Where the codes lie.
-    """
-
-    def __init__(
-        self, store: Store, case_ids: Iterable[str], *, subset: Subset, device: torch.device | str = "cpu"
-    ) -> None:
-        self.store, self.subset, self.device = store, subset, torch.device(device)
-        self.entries = [store.cases[case_id] for case_id in case_ids]
-        self.sequences = store.sequences
-        for entry in self.entries:
-            store.verify(entry)
-        self.codes = [torch.from_numpy(np.array(store.read(entry.case_id))).to(self.device) for entry in self.entries]
-        self.available = torch.tensor([[s in entry.sequences for s in self.sequences] for entry in self.entries])
-        self._foreground = [
-            _foreground_voxels(codes[-1], entry.box_of(subset), index)
-            for index, (codes, entry) in enumerate(zip(self.codes, self.entries, strict=True))
-        ]
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @property
-    def bytes(self) -> int:
-        """Memory the codes take."""
-        return sum(codes.numel() for codes in self.codes)
-
-    def batch(self, draws: Draws, augmentation: Augmentation, *, crop: int) -> Batch:
-        """Cut and vary the crops of one step.
-
-        Args:
-            draws: What chance decided.
-            augmentation: The settings the draws were made with.
-            crop: Side in voxels.
-        """
-        rows = [self._cut(draws, row, crop) for row in range(len(draws.cases))]
-        codes = torch.stack(rows)  # B J+1 i j k
-        available = self.available[torch.from_numpy(draws.cases)]
-        image = apply_intensities(decode(codes[:, :-1]), draws, augmentation)
-        return Batch(
-            image=image,
-            sequences=self.sequences,
-            available=available,
-            present=available,
-            target=codes[:, -1],
-            case_ids=tuple(self.entries[case].case_id for case in draws.cases.tolist()),
-        )
-
-    def whole(self, index: int, *, multiple: int = 1) -> Batch:
-        """One whole case as a batch of one, cropped to the box of the subset and padded to a multiple."""
-        entry = self.entries[index]
-        box = entry.box_of(self.subset)
-        size = [-(-(end - start) // multiple) * multiple for start, end in box]
-        codes = self._window(index, [start for start, _ in box], [end for _, end in box], size)[None]
-        available = self.available[index : index + 1]
-        return Batch(decode(codes[:, :-1]), self.sequences, available, available, codes[:, -1], (entry.case_id,))
-
-    def _cut(self, draws: Draws, row: int, crop: int) -> Tensor:
-        index = int(draws.cases[row])
-        box = self.entries[index].box_of(self.subset)
-        corner = []
-        centre = self._pick_voxel(index, draws.voxel[row]) if draws.foreground[row] else None
-        for axis, (start, end) in enumerate(box):
-            free = max(end - start - crop, 0)
-            offset = int(draws.corner[row, axis] * (free + 1))
-            if centre is not None:
-                offset = min(max(centre[axis] - start - crop // 2, 0), free)
-            corner.append(start + offset)
-        end_corner = [min(c + crop, end) for c, (_, end) in zip(corner, box, strict=True)]
-        codes = self._window(index, corner, end_corner, [crop] * 3)
-        axes = [axis + 1 for axis in range(3) if draws.flips[row, axis]]
-        return codes.flip(axes) if axes else codes
-
-    def _window(self, index: int, start: list[int], end: list[int], size: list[int]) -> Tensor:
-        """Codes of a box in all columns (absent sequences 0), padded with background behind and in front."""
-        entry = self.entries[index]
-        (a0, b0, c0), (a1, b1, c1) = start, end
-        inner = self.codes[index][:, a0:a1, b0:b1, c0:c1]
-        pads = [(whole - have) for whole, have in zip(size, inner.shape[1:], strict=True)]
-        result = inner.new_zeros((len(self.sequences) + 1, *size))
-        place = tuple(slice(pad // 2, pad // 2 + have) for pad, have in zip(pads, inner.shape[1:], strict=True))
-        columns = [self.sequences.index(sequence) for sequence in entry.sequences]
-        result[[*columns, len(self.sequences)], place[0], place[1], place[2]] = inner
-        return result
-
-    def _pick_voxel(self, index: int, chance: np.ndarray[Any, np.dtype[np.float64]]) -> list[int] | None:
-        regions = self._foreground[index]
-        if not regions:
-            return None
-        voxels = regions[int(chance[0] * len(regions))]
-        picked: list[int] = voxels[int(chance[1] * len(voxels))].tolist()
-        return picked
-
-
-def _foreground_voxels(target: Tensor, box: Box, seed: int) -> list[np.ndarray[Any, np.dtype[np.int16]]]:
-    """For each region that occurs in a box, coordinates of at most 4,096 of its voxels, always the same ones."""
-    inside = tuple(slice(start, end) for start, end in box)
-    array = target.cpu().numpy()[inside]
-    first = np.array([start for start, _ in box], dtype=np.int16)
-    found = []
-    for region in REGIONS:
-        voxels = np.argwhere(np.isin(array, CLASSES_OF_REGION[region])).astype(np.int16) + first
-        if len(voxels) > _FOREGROUND_VOXELS:
-            voxels = voxels[np.random.default_rng([seed, 3]).choice(len(voxels), _FOREGROUND_VOXELS, replace=False)]
-        if len(voxels):
-            found.append(voxels)
-    return found
 
 
 def _plain(case: StoredCase) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class Pmkl(AbstractMethod):
         privileged = batch.select(self.teacher_subset)
         keep = rows_where_all(privileged.available)
         if not bool(keep.any()):
-            zero = student.logits.float().sum() * 0
+            # every network takes part in every step, or other processes would wait for its gradients
+            heads = [p for name in ("student_head", "teacher_head") for p in self.networks[name].parameters()]
+            zero = torch.stack([(p * 0).sum() for p in (student.logits.float(), *heads)]).sum()
             return terms | {"pixel_distillation": zero, "image_distillation": zero}
         rows = privileged.rows(keep)
         index = keep.nonzero().flatten()

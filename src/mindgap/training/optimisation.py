@@ -96,15 +96,21 @@ class AveragedWeights:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.state: dict[str, Tensor] = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self._live = dict(network.state_dict())  # the tensors themselves: optimisers change them in place
+        self.state: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._live.items()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
+    def update(self) -> None:
         """Take in the newest weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
+        names = [name for name, value in self._live.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[n] for n in names], [self._live[n] for n in names], 1 - decay)
+        for name in self._live.keys() - set(names):
+            self.state[name].copy_(self._live[name])
+
+    def load(self, state: dict[str, Tensor], updates: int) -> None:
+        """Go back to a checkpoint."""
+        for name, value in state.items():
+            self.state[name].copy_(value)
+        self.updates = updates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mindgap.batch import Output, classes_from_regions
-from mindgap.data.store import ResidentCases
+from mindgap.data.resident import ResidentCases
 from mindgap.evaluation.metrics import dice
 from mindgap.inference.tiling import predict_tiled
 from mindgap.regions import REGIONS, region_mask
@@ -25,8 +26,9 @@ def validate(
     window: int,
     device: torch.device,
     bf16: bool,
-) -> dict[str, float]:
-    """Mean Dice of WT, TC, ET and their average, on the working grid, by half-overlapping windows.
+    indices: Iterable[int] | None = None,
+) -> list[tuple[int, list[float]]]:
+    """Dice of WT, TC and ET of each case, on the working grid, by half-overlapping windows.
 
     Windows of the crop's size, as in the published scores (``inference.scoring``): a network trained on small crops
     can do much worse on the whole brain in one pass, which would choose the wrong state.
@@ -38,20 +40,33 @@ def validate(
         window: Side of the windows, the training crop.
         device: Where to compute.
         bf16: Whether to use bf16 autocast.
+        indices: Which of the cases; all by default (processes share them).
+
+    Returns:
+        The position of each case and its three values.
     """
     network.eval()
-    values: dict[str, list[float]] = {str(region): [] for region in REGIONS}
-    for index in range(len(cases)):
+    rows = []
+    for index in range(len(cases)) if indices is None else indices:
         batch = cases.whole(index)
         seen = batch.select(subset)
         run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
         predicted = classes_from_regions(predict_tiled(seen.image[0], run, window=window)).numpy()
         assert batch.target is not None
         reference = batch.target[0].cpu().numpy().astype(np.uint8)
-        for region in REGIONS:
-            values[str(region)].append(dice(region_mask(predicted, region), region_mask(reference, region)))
-    means = {name: float(np.mean(row)) for name, row in values.items()}
-    return {**means, "mean": float(np.mean(list(means.values())))}
+        rows.append(
+            (index, [dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
+        )
+    return rows
+
+
+def mean_scores(rows: Sequence[tuple[int, list[float]]]) -> dict[str, float]:
+    """Mean Dice of WT, TC, ET and their average; the order of the rows does not matter. Empty without rows."""
+    if not rows:
+        return {}
+    means = np.mean([values for _, values in sorted(rows)], axis=0)
+    named = {str(region): float(mean) for region, mean in zip(REGIONS, means, strict=True)}
+    return {**named, "mean": float(np.mean(means))}
 
 
 def _region_probabilities(
