@@ -12,7 +12,8 @@ from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.session import open_session, train
 from mindgap.training.loop import Schedule, Training
 
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique2", "aten::equal"}
+_WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "bincount", "repeat_interleave")
+WAITS = {f"aten::{name}" for name in _WAITS}
 
 
 class Waiting(TorchDispatchMode):

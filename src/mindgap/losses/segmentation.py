@@ -55,7 +55,8 @@ def weighted_cross_entropy(logits: Float[Tensor, "B C i j k"], target: Integer[T
         We differ: the plain mean for a batch of one class, which is 0/0 in the release.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        counts = torch.bincount(target.flatten(), minlength=logits.shape[1]).float()
+        # no bincount: on a GPU it would wait for the largest class
+        counts = torch.stack([(target == label).sum() for label in range(logits.shape[1])]).float()
         weights = 1 - counts / target.numel()
         cost = F.cross_entropy(logits.float(), target.long(), reduction="none")
         voxel_weights = weights[target.long()]
