@@ -84,7 +84,7 @@ def spoil(*path: str, value="?"):
         (("schedule", "colour"), "Schedule has no colour"),
         (("optimisation", "colour"), "Optimisation has no colour"),
         (("augmentation", "colour"), "Augmentation has no colour"),
-        (("method", "anchor"), "'\\?' is none of none, k, mixture"),
+        (("method", "anchor"), "'\\?' is none of none, normal, k, mixture"),
         (("method", "k"), "'\\?' is not a valid Sequence"),
         (("optimisation", "schedule"), "'\\?' is none of poly, onecycle, constant"),
     ],

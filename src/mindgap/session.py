@@ -23,6 +23,7 @@ from mindgap.data.prepared import decode, encode
 from mindgap.data.resident import ResidentCases
 from mindgap.data.store import Store, open_store
 from mindgap.errors import MindgapError, SettingError
+from mindgap.evaluation.latents import gap_metrics
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.experiment import Experiment, build_method, course_hash, method_name, to_plain
 from mindgap.files import write_json
@@ -269,7 +270,9 @@ class Session:
         if folder is None:
             return
         batches = (self.validation.whole(index, multiple=STRIDE) for index in range(len(self.validation)))
-        folder.log_validation({"step": training.finished, **scores, **self.method.diagnostics(candidate, batches)})
+        diagnosis = self.method.diagnose(candidate, batches)
+        gap = gap_metrics(diagnosis.latents)
+        folder.log_validation({"step": training.finished, **scores, **diagnosis.numbers, **gap})
         if better:
             self._write_model(candidate)
 

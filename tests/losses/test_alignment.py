@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from mindgap.losses.alignment import (
+    align_by_precision,
+    align_literally,
+    align_moments_to_normal,
     align_to_mixture,
+    align_to_normal,
+    align_to_released_mixture,
     align_to_sequence,
     brain_distance,
     mixture_anchor,
@@ -166,3 +171,52 @@ def test_under_bf16_autocast_the_losses_are_computed_in_float32():
     assert found.dtype == found_first.dtype == torch.float32
     assert torch.equal(found, mixture)
     assert torch.equal(found_first, to_first)
+
+
+def test_the_normal_anchor_is_the_divergence_from_the_standard_normal():
+    generator = torch.Generator().manual_seed(0)
+    means = [torch.randn((2, 3, 4, 4, 4), generator=generator) for _ in range(2)]
+    logs = torch.randn((2, 6, 4, 4, 4), generator=generator)
+    brain = torch.ones(2, 1, 4, 4, 4, dtype=torch.bool)
+    present = torch.tensor([[True, True], [True, False]])
+    found = align_to_normal(means, logs, present, brain)
+    expected = []
+    for mean, log in zip(means, logs.chunk(2, dim=1), strict=True):
+        given = torch.distributions.Normal(mean, (0.5 * log).exp())
+        standard = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+        expected.append(torch.distributions.kl_divergence(given, standard).mean((1, 2, 3, 4)))
+    torch.testing.assert_close(found, torch.stack([(expected[0][0] + expected[1][0]) / 2, expected[0][1]]))
+    zeros = [torch.zeros_like(mean) for mean in means]
+    assert align_to_normal(zeros, torch.zeros_like(logs), present, brain).tolist() == [0.0, 0.0]
+
+
+def test_moments_of_a_standard_normal_cost_nothing_though_nothing_is_paired():
+    torch.manual_seed(0)
+    latents = [torch.randn(1, 2, 24, 24, 24) for _ in range(3)]
+    brain = torch.ones(1, 1, 24, 24, 24, dtype=torch.bool)
+    assert float(align_moments_to_normal(latents, torch.ones(1, 3, dtype=torch.bool), brain)) < 1e-3
+    shifted = [latent + 1 for latent in latents]
+    cost = align_moments_to_normal(shifted, torch.ones(1, 3, dtype=torch.bool), brain)
+    assert float(cost) == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_released_forms_by_hand():
+    one, other = torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)
+    brain = torch.ones(1, 1, 2, 2, 2, dtype=torch.bool)
+    weights = torch.tensor([0.25, 0.75])  # A = .75: distances .5625 and .0625
+    draft = align_to_released_mixture([one, other], weights, brain, anchor_gradient=False)
+    later = align_to_released_mixture([one, other], weights, brain, anchor_gradient=True)
+    assert float(draft) == pytest.approx(0.3125)
+    assert float(later) == pytest.approx(0.15625)  # sum over J of d / (2 J); with four sequences the released /8
+
+
+def test_the_literal_form_and_the_precision_form_by_hand():
+    one, other = torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)
+    brain = torch.ones(1, 1, 2, 2, 2, dtype=torch.bool)
+    both = torch.ones(1, 2, dtype=torch.bool)
+    literal = align_literally([one, other], torch.tensor([-2.0, 5.0]), both, brain, k=1)
+    assert float(literal) == pytest.approx(-2.0)
+    lacking = torch.tensor([[True, False]])
+    assert float(align_literally([one, other], torch.tensor([-2.0, 5.0]), lacking, brain, k=1)) == 0
+    shares = torch.tensor([0.5, 0.5])
+    assert float(align_by_precision([one, other], shares, both, brain)) == pytest.approx(0.5)

@@ -4,7 +4,7 @@ import torch
 from mindgap.batch import BACKGROUND, Batch, Output, brain_of
 from mindgap.errors import MindgapError, SettingError
 from mindgap.methods.base import Parts, Player, parameter_groups
-from mindgap.methods.teacher import TeacherRecipe, latent_summary, paired_gap
+from mindgap.methods.teacher import TeacherRecipe, latent_summary, sample_latents
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
 from mindgap.training.optimisation import Optimisation, make_optimiser
 
@@ -64,7 +64,7 @@ def test_which_cases_are_usable():
 def test_k_has_to_be_in_the_subset():
     with pytest.raises(SettingError, match=r"k=T1ce is not in the subset T1\+FLAIR: choose k among them"):
         build("T1+FLAIR", anchor="k")
-    assert build("T1+FLAIR", anchor="k", k=Sequence.T1).k is Sequence.T1
+    assert build("T1+FLAIR", anchor="k", k=Sequence.T1).anchor.k is Sequence.T1
 
 
 @pytest.mark.parametrize("anchor", ["k", "mixture"])
@@ -82,11 +82,11 @@ def test_diagnostics_are_the_anchor_weights_and_sum_to_their_number():
     method = build("T1+T1ce+FLAIR")
     with torch.no_grad():
         method.networks["segmenter"].anchor_logits.copy_(torch.tensor([0.5, -1.0, 0.0]))
-    numbers = method.diagnostics(method.networks["segmenter"], [])
+    numbers = method.diagnose(method.networks["segmenter"], []).numbers
     assert sum(v for name, v in numbers.items() if name.startswith("anchor_weight/")) == pytest.approx(3)
     assert numbers["anchor_logit/T1ce"] == -1.0
     plain = build(anchor="none")
-    assert plain.diagnostics(plain.networks["segmenter"], []) == {}
+    assert plain.diagnose(plain.networks["segmenter"], []).numbers == {}
 
 
 def test_anchor_weights_stand_apart_without_weight_decay():
@@ -137,23 +137,16 @@ def test_spread_of_the_latents_is_one_in_training(make_batch):
     assert float(summary["latent_spread"].min()) > 0.3
 
 
-def test_the_paired_gap_is_0_for_equal_latents_1_for_unrelated_ones_and_free_of_scale():
-    torch.manual_seed(0)
-    brain = torch.ones(2, 1, 12, 12, 12, dtype=torch.bool)
-    brain[:, :, :2] = False
-    one, other = torch.randn(2, 3, 12, 12, 12), torch.randn(2, 3, 12, 12, 12)
-    present = torch.ones(2, 2, dtype=torch.bool)
-
-    def gap(*latents):
-        weights = torch.full((len(latents),), 1 / len(latents))
-        features = {"brain": brain, "sequence_weights": weights}
-        return paired_gap(Output(torch.zeros(2, 4, 12, 12, 12), features=features, latents=latents), present)
-
-    torch.testing.assert_close(gap(one, one), torch.zeros(2))
-    torch.testing.assert_close(gap(one, other), torch.ones(2), rtol=0.05, atol=0)
-    torch.testing.assert_close(gap(0.01 * one, 0.01 * other), gap(one, other))
-    present[0, 1] = False
-    assert gap(one, other).isnan().tolist() == [True, False]
+def test_latents_are_sampled_at_the_same_brain_voxels_in_all_sequences():
+    brain = torch.zeros(1, 1, 8, 8, 8, dtype=torch.bool)
+    brain[..., 2:6, :, :] = True
+    places = torch.arange(512.0).view(1, 1, 8, 8, 8)
+    output = Output(torch.zeros(1, 4, 8, 8, 8), features={"brain": brain}, latents=(places, -places, places))
+    sampled = sample_latents(output, torch.tensor([[True, True, False]]), seed=0)
+    assert sampled.shape == (3, 256, 1)
+    assert sorted(sampled[0, :, 0].tolist()) == places[brain].tolist()
+    assert (sampled[1] == -sampled[0]).all()
+    assert bool(torch.from_numpy(sampled[2]).isnan().all())
 
 
 def test_latents_that_collapsed_inside_the_brain_stop_the_run():
@@ -172,4 +165,4 @@ def test_latents_that_collapsed_inside_the_brain_stop_the_run():
     network = method.networks["segmenter"]
     network.forward = collapsed
     with pytest.raises(MindgapError, match="latents collapsed"):
-        method.diagnostics(network, [batch])
+        method.diagnose(network, [batch])

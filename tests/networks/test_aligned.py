@@ -29,7 +29,7 @@ def test_shapes_and_features(image):
     output = make().eval()(image, torch.ones(3, 2, dtype=torch.bool))
     assert output.logits.shape == (3, 4, 16, 16, 16)
     assert [tuple(z.shape) for z in output.latents] == [(3, 2, 16, 16, 16)] * 2
-    assert set(output.features) == {"feature", "bottleneck", "brain", "sequence_weights"}
+    assert set(output.features) == {"feature", "bottleneck", "brain", "sequence_weights", "anchor_weights"}
 
 
 def test_brain_is_what_every_present_sequence_calls_brain(image):

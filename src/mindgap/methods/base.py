@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindgap.batch import Batch, Bool
@@ -50,6 +52,19 @@ class Parts:
     teacher: TrainedNetwork | None = None
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a method tells about its network at a validation.
+
+    Attributes:
+        numbers: Named values for the log.
+        latents: For each case latents at the same brain voxels in all sequences (J, N, C), NaN where one is absent.
+    """
+
+    numbers: dict[str, float] = field(default_factory=dict)
+    latents: list[NDArray[np.float32]] = field(default_factory=list)
+
+
 @dataclass
 class AbstractMethod(ABC):
     """A way of training: living networks, and the terms of each player's loss.
@@ -88,14 +103,14 @@ class AbstractMethod(ABC):
         """How many cases the teacher can say something about; 0 without a teacher."""
         return 0
 
-    def diagnostics(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
         """Numbers worth a line in the log at every validation; may be empty.
 
         Args:
             network: The segmenter that would predict now, in eval mode.
             batches: The validation cases, whole, on the network's device.
         """
-        return {}
+        return Diagnosis()
 
 
 class AbstractRecipe(ABC):

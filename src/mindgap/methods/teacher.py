@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindgap.batch import Batch, Output
-from mindgap.errors import MindgapError, SettingError
-from mindgap.losses.alignment import (
-    align_to_mixture,
-    align_to_sequence,
-    brain_distance,
-    mixture_anchor,
-    sequence_distances,
-)
+from mindgap.errors import MindgapError
+from mindgap.losses.alignment import mixture_anchor, sequence_distances
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
+from mindgap.methods.anchors import Anchor, AnchorName, Encoder
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
 from mindgap.networks import build_network
-from mindgap.sequences import Sequence, format_subset
+from mindgap.sequences import Sequence
 
-Anchor = Literal["none", "k", "mixture"]
+_SAMPLED_VOXELS = 1024
 
 
 @dataclass
@@ -31,15 +28,11 @@ class AlignedTeacher(AbstractMethod):
     """L = cross-entropy + Dice + alignment of the latents to an anchor.
 
     Attributes:
-        anchor: "none", "k" (P_k) or "mixture" (P_*).
-        k: The anchor sequence of P_k.
-        anchor_gradient: Whether P_k's gradient reaches the anchor sequence.
+        anchor: What the latents are drawn to.
         incomplete: Learn also from cases that lack a sequence.
     """
 
-    anchor: Anchor = "mixture"
-    k: Sequence = Sequence.T1CE
-    anchor_gradient: bool = False
+    anchor: Anchor = field(default_factory=Anchor)
     incomplete: bool = False
 
     def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
@@ -48,21 +41,8 @@ class AlignedTeacher(AbstractMethod):
         seen = batch.select(self.subset)
         output: Output = self.networks["segmenter"](seen.image, seen.present)
         terms = segmentation_terms(output.logits, batch.target)
-        if self.anchor == "none":
-            return terms
-        brain, weights = output.features["brain"], output.features["sequence_weights"]
-        with torch.autocast(seen.image.device.type, enabled=False):
-            if self.anchor == "k":
-                terms["alignment"] = align_to_sequence(
-                    output.latents,
-                    seen.present,
-                    brain,
-                    k=self.subset.index(self.k),
-                    anchor_gradient=self.anchor_gradient,
-                )
-            else:
-                terms["alignment"] = align_to_mixture(output.latents, weights, seen.present, brain)
-        return terms
+        alignment = self.anchor.distance(output, seen, self.subset, self.networks.get("anchor"))
+        return terms if alignment is None else terms | {"alignment": alignment}
 
     def usable(self, available: Tensor, sequences: tuple[Sequence, ...]) -> Tensor:
         """Complete cases, or with ``incomplete`` every case that has any sequence of the subset."""
@@ -71,33 +51,33 @@ class AlignedTeacher(AbstractMethod):
         return chosen.any(1) if self.incomplete else chosen.all(1)
 
     @torch.no_grad()
-    def diagnostics(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Anchor weights, the paired gap, and for each sequence distance to the barycentre and spread inside the brain.
+    def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
+        """Anchor weights, and for each sequence distance to the barycentre and spread inside the brain; and latents.
 
-        The weights are given as J * softmax(a), which sum to J (the paper's scale), and as a itself.
+        The weights are given as J * s_j, which sum to J (the paper's scale), and as their parameters a.
 
         Raises:
-            MindgapError: The latents of a sequence have collapsed to a point.
+            MindgapError: The latents of a sequence have collapsed to a point, or an anchor weight is not finite.
         """
         found: dict[str, list[float]] = {}
-        for batch in batches:
+        latents = []
+        for number, batch in enumerate(batches):
             seen = batch.select(self.subset)
             output = network(seen.image, seen.present)
-            summary = latent_summary(output, seen.present)
-            found.setdefault("paired_gap", []).extend(paired_gap(output, seen.present).tolist())
-            for name, values in summary.items():
+            for name, values in latent_summary(output, seen.present).items():
                 for j, sequence in enumerate(self.subset):
                     rows = [v for v, has in zip(values[:, j].tolist(), seen.present[:, j].tolist(), strict=True) if has]
                     found.setdefault(f"{name}/{sequence}", []).extend(rows)
+            latents.append(sample_latents(output, seen.present, seed=number))
         finite = {name: [v for v in values if v == v] for name, values in found.items()}
         means = {name: sum(values) / len(values) for name, values in finite.items() if values}
         flat = [name for name, value in means.items() if name.startswith("latent_spread/") and not value > 1e-3]
-        if flat:
+        if flat and self.anchor.name != "normal":
             raise MindgapError(
                 f"the latents collapsed: {', '.join(flat)} is {means[flat[0]]:g} inside the brain, where it should be "
                 "near 1. Lower --alignment-weight or --learning-rate; the last checkpoint is untouched."
             )
-        return means | self._anchor_weights(network)
+        return Diagnosis(means | self._anchor_weights(network), latents)
 
     def _anchor_weights(self, network: nn.Module) -> dict[str, float]:
         logits = dict(network.named_parameters()).get("anchor_logits")
@@ -115,47 +95,61 @@ class TeacherRecipe(AbstractRecipe):
     """The aligned teacher: encoders per sequence, latents drawn to an anchor, a VNet on all of them.
 
     Attributes:
-        anchor: What the latents are drawn to: none; k, one sequence (P_k); mixture, their barycentre (P_*).
-        k: The anchor sequence of P_k.
+        anchor: What the latents are drawn to: none; normal (P_N, VAE heads); k, one sequence (P_k); mixture, their
+            barycentre (P_*); and named ablations (docs/methods.md).
+        k: The anchor sequence of P_k and of the literal forms.
         anchor_gradient: Let P_k's gradient reach the anchor sequence too.
         alignment_weight: Weight of the alignment term beside cross-entropy and Dice.
+        align_over: Voxels compared: brain, or all (the literal reading).
+        encoder: per_sequence; shared, one for all; joint, the authors' draft, in which every latent sees every
+            sequence.
+        latent_norm: What latents end in: brain, statistics over brain voxels shared by the sequences; batch, plain
+            BatchNorm (the literal reading).
         incomplete: Learn also from cases that lack a sequence.
+        force_literal: Train with anchor literal although it diverges.
     """
 
-    anchor: Anchor = "mixture"
+    anchor: AnchorName = "mixture"
     k: Sequence = Sequence.T1CE
     anchor_gradient: bool = False
     alignment_weight: float = 1.0
+    align_over: Literal["brain", "all"] = "brain"
+    encoder: Encoder = "per_sequence"
+    latent_norm: Literal["brain", "batch"] = "brain"
     incomplete: bool = False
+    force_literal: bool = False
 
     def build(self, parts: Parts) -> AlignedTeacher:
         """Build from parts."""
-        if self.anchor != "none" and len(parts.subset) < 2:
-            raise SettingError(
-                f"anchor {self.anchor} needs at least two sequences to align, and the subset is "
-                f"{format_subset(parts.subset)}: add sequences or use --anchor none."
-            )
-        if self.anchor == "k" and self.k not in parts.subset:
-            raise SettingError(
-                f"the anchor sequence k={self.k} is not in the subset {format_subset(parts.subset)}: "
-                "choose k among them."
-            )
+        anchor = Anchor(self.anchor, self.k, self.anchor_gradient, self.align_over)
+        anchor.check(
+            parts.subset,
+            encoder=self.encoder,
+            latent_norm=self.latent_norm,
+            incomplete=self.incomplete,
+            force=self.force_literal,
+        )
         arguments = {
             "sequences": len(parts.subset),
             "latent_channels": parts.latent_channels,
             "width": parts.width,
-            "weighted": self.anchor == "mixture",
+            "encoder": self.encoder,
+            "latent_norm": self.latent_norm,
+            **anchor.network_arguments(),
         }
+        networks = {"segmenter": build_network("aligned", arguments)}
+        extra = anchor.extra_network()
+        if extra is not None:
+            networks["anchor"] = extra
         return AlignedTeacher(
-            networks={"segmenter": build_network("aligned", arguments)},
+            networks=networks,
             subset=parts.subset,
             architecture="aligned",
             arguments=arguments,
+            players=(Player("segmenter", tuple(networks)),),
             term_weights={"alignment": self.alignment_weight},
             citations=("mindgap", "protokd"),
-            anchor=self.anchor,
-            k=self.k,
-            anchor_gradient=self.anchor_gradient,
+            anchor=anchor,
             incomplete=self.incomplete,
         )
 
@@ -176,21 +170,12 @@ def latent_summary(output: Output, present: Tensor) -> dict[str, Tensor]:
     }
 
 
-def paired_gap(output: Output, present: Tensor) -> Tensor:
-    r"""How far apart the latents of two sequences are at the same voxel, per case (B,); 1 unrelated, 0 identical.
-
-    $\frac{\overline{d(Z_j, Z_k)}}{2\,\overline{\sigma^2}}$: mean squared distance over pairs of present sequences and
-    brain voxels, over twice the mean variance inside the brain. It does not change when all latents are scaled. A case
-    with one sequence has none (NaN).
-    """
-    brain, count = output.features["brain"], len(output.latents)
-    spread = latent_summary(output, present)["latent_spread"]
-    shown = present.float().to(spread.device)
-    within = (spread.square() * shown).sum(1) / shown.sum(1)
-    total, pairs = torch.zeros_like(within), torch.zeros_like(within)
-    for j in range(count):
-        for k in range(j + 1, count):
-            both = shown[:, j] * shown[:, k]
-            total = total + both * brain_distance(output.latents[j], output.latents[k], brain)
-            pairs = pairs + both
-    return total / pairs / (2 * within)
+def sample_latents(output: Output, present: Tensor, *, seed: int) -> NDArray[np.float32]:
+    """Latents of the one case of a batch at some brain voxels, the same in all sequences (J, N, C); NaN if absent."""
+    inside = output.features["brain"][0, 0].cpu().numpy().reshape(-1).nonzero()[0]
+    rng = np.random.default_rng([seed, 4])
+    chosen = rng.choice(inside, _SAMPLED_VOXELS, replace=False) if len(inside) > _SAMPLED_VOXELS else inside
+    rows = [z[0].flatten(1).float().cpu().numpy()[:, chosen].T for z in output.latents]
+    return np.stack(
+        [row if has else np.full_like(row, np.nan) for row, has in zip(rows, present[0].tolist(), strict=True)]
+    )

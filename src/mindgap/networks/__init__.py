@@ -8,8 +8,15 @@ from typing import Any
 from torch import nn
 
 from mindgap.errors import SettingError
-from mindgap.networks.aligned import AlignedNetwork
-from mindgap.networks.encoders import SequenceEncoders
+from mindgap.networks.aligned import AlignedNetwork, AnchorWeights, Weighting
+from mindgap.networks.encoders import (
+    BrainNorm,
+    JointEncoder,
+    LatentBatchNorm,
+    NormalHeads,
+    SequenceEncoders,
+    SharedEncoder,
+)
 from mindgap.networks.vnet import VNet
 
 
@@ -19,13 +26,34 @@ def build_vnet(*, channels_in: int, width: int = 16) -> VNet:
 
 
 def build_aligned(
-    *, sequences: int, latent_channels: int = 4, width: int = 16, weighted: bool = True
+    *,
+    sequences: int,
+    latent_channels: int = 4,
+    width: int = 16,
+    weighted: bool = True,
+    weights: AnchorWeights | None = None,
+    weighting: Weighting | None = None,
+    encoder: str = "per_sequence",
+    latent_norm: str = "brain",
+    heads: bool = False,
 ) -> AlignedNetwork:
-    """The aligned teacher with its VNet predictor."""
-    encoders = SequenceEncoders(sequences, channels=latent_channels)
-    return AlignedNetwork(encoders, VNet(sequences * latent_channels, width=width), weighted=weighted)
+    """The aligned teacher with its VNet predictor; ``weighted`` alone is softmax weights that the predictor sees."""
+    norm = BrainNorm(latent_channels) if latent_norm == "brain" else LatentBatchNorm(sequences, latent_channels)
+    return AlignedNetwork(
+        ENCODERS[encoder](sequences, channels=latent_channels, norm=norm),
+        VNet(sequences * latent_channels, width=width),
+        sequences=sequences,
+        weights=weights or ("softmax" if weighted else "none"),
+        weighting=weighting or ("always" if weighted else "never"),
+        heads=NormalHeads(sequences, latent_channels) if heads else None,
+    )
 
 
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "per_sequence": SequenceEncoders,
+    "shared": SharedEncoder,
+    "joint": JointEncoder,
+}
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"vnet": build_vnet, "aligned": build_aligned}
 
 

@@ -68,6 +68,33 @@ class BrainNorm(nn.Module):
         return mean, variance
 
 
+class LatentBatchNorm(nn.Module):
+    """The literal reading of a normalised latent: BatchNorm per channel of each sequence, without affine part.
+
+    It is taken over all voxels. The background, equal in all sequences, carries most of the variance, so that latents
+    may shrink inside the brain and still look normal: an ablation, not a default.
+
+    Args:
+        sequences: Number of sequences J.
+        channels: Channels C of each latent.
+    """
+
+    def __init__(self, sequences: int, channels: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm3d(channels, affine=False) for _ in range(sequences))
+
+    def forward(
+        self, latents: Sequence[Float[Tensor, "B C i j k"]], brains: Sequence[Bool[Tensor, "B 1 i j k"]]
+    ) -> tuple[Float[Tensor, "B C i j k"], ...]:
+        """Normalise each sequence by itself; ``brains`` plays no part."""
+        with torch.autocast(latents[0].device.type, enabled=False):
+            return tuple(norm(latent.float()) for norm, latent in zip(self.norms, latents, strict=True))
+
+
+Latents = tuple[tuple[Float[Tensor, "B C i j k"], ...], tuple[Bool[Tensor, "B 1 i j k"], ...]]
+"""J latents, and the brain of each sequence (False everywhere where the sequence is absent)."""
+
+
 class SequenceEncoders(nn.Module):
     """One encoder per sequence: [Conv 1->C, BatchNorm, ReLU] -> [Conv C->C] -> :class:`BrainNorm`.
 
@@ -78,6 +105,7 @@ class SequenceEncoders(nn.Module):
     Args:
         sequences: Number of sequences J.
         channels: Channels C of each latent.
+        norm: What the latents end in; :class:`BrainNorm` by default.
 
     Shapes:
         image (B, J, i, j, k), present (B, J) -> J latents of (B, C, i, j, k).
@@ -87,23 +115,17 @@ class SequenceEncoders(nn.Module):
         We differ: the paper leaves the normalisation of the latents open; see :class:`BrainNorm`.
     """
 
-    def __init__(self, sequences: int, *, channels: int = 4) -> None:
+    def __init__(self, sequences: int, *, channels: int = 4, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.sequences, self.channels = sequences, channels
         total = sequences * channels
         self.embed = nn.Conv3d(sequences, total, kernel_size=3, padding=1, groups=sequences, bias=False)
         self.embed_norm = nn.BatchNorm3d(total)
         self.latent = nn.Conv3d(total, total, kernel_size=3, padding=1, groups=sequences, bias=False)
-        self.norm = BrainNorm(channels)
+        self.norm = norm or BrainNorm(channels)
 
-    def forward(
-        self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]
-    ) -> tuple[tuple[Float[Tensor, "B C i j k"], ...], tuple[Bool[Tensor, "B 1 i j k"], ...]]:
-        """Encode what is present.
-
-        Returns:
-            The latents, and the brain of each sequence (False everywhere where the sequence is absent).
-        """
+    def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Latents:
+        """Encode what is present."""
         image = fill_absent(image, present)
         brains = brain_of(image).split(1, dim=1)
         if bool(present.all()):
@@ -135,3 +157,116 @@ class SequenceEncoders(nn.Module):
         )
         latent = F.conv3d(F.relu(embedded), self.latent.weight[part], padding=1)
         return empty.to(latent.dtype).index_copy(0, index, latent)
+
+
+class SharedEncoder(nn.Module):
+    """One encoder for all sequences, the literal reading of "a transformation T with T(X_j) = Z_j".
+
+    Its layers are those of one encoder of :class:`SequenceEncoders`; it runs on the present sequences of each row.
+
+    Args:
+        sequences: Number of sequences J.
+        channels: Channels C of each latent.
+        norm: What the latents end in; :class:`BrainNorm` by default.
+
+    Shapes:
+        As :class:`SequenceEncoders`.
+    """
+
+    def __init__(self, sequences: int, *, channels: int = 4, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.sequences, self.channels = sequences, channels
+        self.embed = nn.Conv3d(1, channels, kernel_size=3, padding=1, bias=False)
+        self.embed_norm = nn.BatchNorm3d(channels)
+        self.latent = nn.Conv3d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.norm = norm or BrainNorm(channels)
+
+    def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Latents:
+        """Encode what is present, all sequences side by side along the batch axis."""
+        image = fill_absent(image, present)
+        brains = brain_of(image).split(1, dim=1)
+        batch, grid = image.shape[0], image.shape[2:]
+        stacked = image.transpose(0, 1).reshape(-1, 1, *grid)  # J*B 1 i j k
+        keep = present.t().flatten()
+        index = keep.nonzero().flatten().to(image.device)
+        chosen = stacked if bool(keep.all()) else stacked[index]
+        raw = self.latent(F.relu(self.embed_norm(self.embed(chosen))))
+        if not bool(keep.all()):
+            raw = raw.new_zeros((len(keep), self.channels, *grid)).index_copy(0, index, raw)
+        return self.norm(raw.split(batch), brains), brains
+
+
+class JointEncoder(nn.Module):
+    """The authors' first draft: one ungrouped encoder of all sequences, whose channels are called their latents.
+
+    Every latent then sees every sequence: it cannot be computed from one, and copying channels meets an alignment.
+    Kept as a named ablation; it needs complete cases.
+
+    Args:
+        sequences: Number of sequences J.
+        channels: Channels C of each latent (1 in the draft).
+        norm: What the latents end in; :class:`BrainNorm` by default.
+
+    Shapes:
+        As :class:`SequenceEncoders`.
+
+    Reference:
+        The first public draft of the authors' code (MedMAP, April 2025), in our own words.
+    """
+
+    def __init__(self, sequences: int, *, channels: int = 4, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.sequences, self.channels = sequences, channels
+        total = sequences * channels
+        self.embed = nn.Conv3d(sequences, total, kernel_size=3, padding=1, bias=False)
+        self.embed_norm = nn.BatchNorm3d(total)
+        self.latent = nn.Conv3d(total, total, kernel_size=3, padding=1, bias=False)
+        self.norm = norm or BrainNorm(channels)
+
+    def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Latents:
+        """Encode; what is absent is background to all latents."""
+        image = fill_absent(image, present)
+        brains = brain_of(image).split(1, dim=1)
+        raw = self.latent(F.relu(self.embed_norm(self.embed(image)))).split(self.channels, dim=1)
+        return self.norm(raw, brains), brains
+
+
+class NormalHeads(nn.Module):
+    r"""Mean and variance of each latent, and a sample: $Z_j = \mu_j + \sigma_j\,\epsilon$ in training, else $\mu_j$.
+
+    Two 1x1x1 convolutions per sequence (anchor P_N: "obtained by learnable parameters"); $\log\sigma^2$ is clamped to
+    [-8, 8]. Outside the brain of a sequence $\mu$ and $Z$ are 0.
+
+    Args:
+        sequences: Number of sequences J.
+        channels: Channels C of each latent.
+
+    Shapes:
+        J latents (B, C, i, j, k) and their brains -> J samples, J means, J log-variances, each (B, C, i, j, k).
+    """
+
+    def __init__(self, sequences: int, channels: int) -> None:
+        super().__init__()
+        total = sequences * channels
+        self.channels = channels
+        self.mean = nn.Conv3d(total, total, kernel_size=1, groups=sequences)
+        self.log_variance = nn.Conv3d(total, total, kernel_size=1, groups=sequences)
+
+    def forward(
+        self, latents: Sequence[Tensor], brains: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Sample."""
+        with torch.autocast(latents[0].device.type, enabled=False):
+            together = torch.cat([latent.float() for latent in latents], dim=1)
+            zero = together.new_zeros(())
+            means = self.mean(together).split(self.channels, dim=1)
+            logs = self.log_variance(together).clamp(-8, 8).split(self.channels, dim=1)
+            means = tuple(torch.where(brain, mean, zero) for mean, brain in zip(means, brains, strict=True))
+            if not self.training:
+                return means, means, logs
+            noise = torch.randn_like(together).split(self.channels, dim=1)
+            samples = tuple(
+                torch.where(brain, mean + (0.5 * log).exp() * eps, zero)
+                for mean, log, eps, brain in zip(means, logs, noise, brains, strict=True)
+            )
+        return samples, means, logs
