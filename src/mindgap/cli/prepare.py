@@ -52,8 +52,9 @@ def run(words: Sequence[str]) -> int:
     settings = parse(Prepare, words, verb="prepare")
     from mindgap.api import prepare
     from mindgap.data.prepared import Preparation
-    from mindgap.processor import cpu_count
+    from mindgap.processor import cpu_count, keep_freed_memory
 
+    keep_freed_memory()
     store = prepare(
         settings.data,
         settings.out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ presets (every number can be overridden by a flag)
 
 mindgap train METHOD --help   lists all flags          --dry-run   checks and prints the settings, and stops
 --resume   goes on from the newest whole checkpoint    SIGTERM     saves, then stops
+--slurm    queues the training as a job (--gpus 1 --time-minutes 240 ...; docs/cluster.md)
+
+several processes on one machine: torchrun --nproc-per-node 2 -m mindgap train ...
 """
 
 
@@ -36,11 +40,13 @@ class Run:
         out: Run folder: settings, terms of every step, checkpoints, the network.
         resume: Go on from the newest whole checkpoint in --out (starts anew where there is none).
         dry_run: Print the resolved settings and stop.
+        slurm: Queue the training on a SLURM cluster instead of running it here.
     """
 
     out: Path
     resume: bool = False
     dry_run: bool = False
+    slurm: bool = False
 
 
 def run(words: Sequence[str]) -> int:
@@ -51,21 +57,29 @@ def run(words: Sequence[str]) -> int:
     from mindgap.processor import keep_freed_memory
 
     keep_freed_memory()
-    experiment, place = parse_experiment(list(words))
-    from mindgap.api import train
+    experiment, place, resources = parse_experiment(list(words))
+    from mindgap.api import silent, train
     from mindgap.experiment import to_plain
 
-    print_settings(to_plain(experiment))
-    if place.dry_run:
-        check(experiment, place.out, resume=place.resume)
+    speaks = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes
+    if speaks:
+        print_settings(to_plain(experiment))
+    if place.slurm:  # the machine that queues may have no GPU
+        experiment = dataclasses.replace(experiment, device="auto", precision="auto")
+    if place.dry_run or place.slurm:
+        check(experiment, place.out, resume=place.resume or place.slurm)
+        if place.slurm and not place.dry_run:
+            queue(words, place.out, resources)
         return 0
-    result = train(experiment, place.out, resume=place.resume, progress=ProgressLine(f"training {words[0]}"), say=say)
-    say(f"{result.folder}: {result.parameters:,} parameters")
+    progress = ProgressLine(f"training {words[0]}") if speaks else silent
+    result = train(experiment, place.out, resume=place.resume, progress=progress, say=say)
+    if speaks:
+        say(f"{result.folder}: {result.parameters:,} parameters")
     return 0
 
 
-def parse_experiment(words: list[str]) -> tuple[Any, Run]:
-    """From words to settings: the method first, a preset as default, flags on top.
+def parse_experiment(words: list[str]) -> tuple[Any, Run, Any]:
+    """From words to settings: the method first, a preset as default, flags on top; and what a job may ask for.
 
     Raises:
         SettingError: The method or the preset is unknown.
@@ -74,6 +88,7 @@ def parse_experiment(words: list[str]) -> tuple[Any, Run]:
 
     from mindgap.errors import SettingError
     from mindgap.experiment import PRESETS
+    from mindgap.launch import Resources
     from mindgap.methods import METHODS
 
     name = words[0]
@@ -93,6 +108,7 @@ def parse_experiment(words: list[str]) -> tuple[Any, Run]:
             fields.append((field.name, type(value), dataclasses.field(default=value)))
     fields.insert(1, ("run", tyro.conf.OmitArgPrefixes[Run]))
     fields.append(("method", recipe, dataclasses.field(default=default.method)))
+    fields.append(("resources", Resources, dataclasses.field(default=Resources())))
     flags = dataclasses.make_dataclass("Train", fields, frozen=True)
     described = (type(default).__doc__ or "").partition("Attributes:")[2]
     presets = f"Defaults are those of --preset {found.preset}; the presets are {', '.join(PRESETS)}."
@@ -100,7 +116,17 @@ def parse_experiment(words: list[str]) -> tuple[Any, Run]:
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
     parsed = parse(flags, rest, verb=f"train {name}", config=config)
     chosen: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(default)}
-    return type(default)(**chosen), parsed.run
+    return type(default)(**chosen), parsed.run, parsed.resources
+
+
+def queue(words: Sequence[str], out: Path, resources: Any) -> None:
+    """Queue this very command line as a job that goes on from its checkpoints, and say how to watch it."""
+    from mindgap.launch import Job, launch
+
+    (job,) = launch([Job(out.name, ("train", *words, "--no-slurm", "--resume"))], out / "jobs", resources)
+    say(f"job {job.job_id} is queued: {resources.time_minutes} minutes at a time, from checkpoint to checkpoint")
+    say(f"watch   squeue --job {job.job_id}    tail -f {job.stderr}")
+    say(f"cancel  scancel {job.job_id}")
 
 
 def check(experiment: Any, out: Path, *, resume: bool) -> None:
@@ -112,7 +138,7 @@ def check(experiment: Any, out: Path, *, resume: bool) -> None:
     count = sum(p.numel() for p in session.training.segmenter.parameters())
     seen = format_subset(session.method.subset)
     say(f"device {session.processor.device}, precision {session.precision}, sequences {seen}")
-    say(f"the settings are sound: {count:,} parameters. Nothing was trained (--dry-run).")
+    say(f"the settings are sound: {count:,} parameters. Nothing was trained here.")
 
 
 def print_settings(value: dict[str, Any], indent: str = "") -> None:
