@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mindgap.errors import MindgapError
+
+_LEFTOVER = re.compile(r"\.(\d+)\.part\..+")
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @contextmanager
@@ -30,13 +35,26 @@ def write_aside(path: Path) -> Iterator[Path]:
         with aside.open("r+b") as handle:  # Windows syncs only what is open for writing
             os.fsync(handle.fileno())
         aside.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
-        raise MindgapError(
-            f"{path} could not be written: {error.strerror or error}. Nothing was left there."
-        ) from error
+        raise MindgapError(explain_unwritten(path, error)) from error
     finally:
         if aside.is_file():
             aside.unlink()
+
+
+def explain_unwritten(path: Path, error: OSError) -> str:
+    """What to tell about a file that the system did not let us write, and how to mend it."""
+    mend = " Make room there and run it again (a training goes on with --resume)." if error.errno in _FULL else ""
+    return f"{path} could not be written: {error.strerror or error}. What stood there before was left alone.{mend}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`write_aside` left in a folder when its process was killed; living processes keep theirs."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and not _lives(int(match[1])):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,3 +89,30 @@ def sha256_of(path: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, so that nothing done later (such as dropping an older file) gets there before it."""
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    with suppress(OSError):  # some network file systems cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process of this number runs on this machine."""
+    if pid == os.getpid():
+        return False
+    if os.name == "nt":
+        return True  # signal 0 would be Ctrl-C there
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

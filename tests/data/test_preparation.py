@@ -9,8 +9,8 @@ import torch
 from mindgap.batch import BACKGROUND, brain_of
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.nifti import Volume
-from mindgap.data.preparation import prepare_case, put_back
-from mindgap.data.prepared import LOWEST_BRAIN, Preparation
+from mindgap.data.preparation import prepare_case, put_back, target_on_grid
+from mindgap.data.prepared import LOWEST_BRAIN, Preparation, join_prepared, paste
 from mindgap.errors import InputError
 from mindgap.sequences import SEQUENCES, SUBSETS, Sequence
 
@@ -138,7 +138,59 @@ def test_the_crop_is_the_union_of_the_boxes_of_the_sequences_at_hand(subset):
         assert moved == BOXES[sequence]
 
 
+@pytest.mark.parametrize("normalisation", ["percentile", "zscore"])
+@pytest.mark.parametrize("spacing_mm", [None, 2.0])
+@pytest.mark.parametrize("subset", SUBSETS, ids=lambda subset: "+".join(map(str, subset)))
+def test_sequences_prepared_one_by_one_are_the_subset_prepared_together(subset, spacing_mm, normalisation):
+    arrays, preparation = _own_brains(), Preparation(spacing_mm=spacing_mm, normalisation=normalisation)
+    affine = _affine("RAS", (1.0, 1.0, 1.5))
+    together = prepare_case(_case({s: arrays[s] for s in subset}, affine), preparation)
+    joined = join_prepared(prepare_case(_case({s: arrays[s]}, affine), preparation) for s in subset)
+    assert torch.equal(joined.image, together.image)
+    for name in ("case_id", "sequences", "boxes", "target", "placement", "spacing_mm"):
+        assert getattr(joined, name) == getattr(together, name), name
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 2.0])
+def test_a_brain_that_is_shared_decides_on_crop_and_intensity_scale(spacing_mm):
+    arrays, preparation = _own_brains(), Preparation(spacing_mm=spacing_mm, normalisation="zscore")
+    everything = _case(arrays, _affine())
+    own = prepare_case(_case({Sequence.FLAIR: arrays[Sequence.FLAIR]}, _affine()), preparation)
+    leaky = prepare_case(_case({Sequence.FLAIR: arrays[Sequence.FLAIR]}, _affine()), preparation, brain_of=everything)
+    assert leaky.placement.box == prepare_case(everything, preparation).placement.box
+    assert leaky.boxes == (tuple((0, side) for side in leaky.image.shape[1:]),)
+    assert leaky.placement.box != own.placement.box
+    if spacing_mm is None:
+        union = np.any([array > 0 for array in arrays.values()], axis=0)
+        inside = arrays[Sequence.FLAIR][union]
+        expected = ((arrays[Sequence.FLAIR] - inside.mean()) / inside.std() / 5).clip(LOWEST_BRAIN, 1)
+        expected = np.where(union, expected, BACKGROUND)
+        np.testing.assert_allclose(paste(leaky.image, leaky.placement, fill=BACKGROUND)[0], expected, atol=1e-5)
+    same = prepare_case(_case({Sequence.T1: arrays[Sequence.T1]}, _affine()), preparation)
+    with_itself = prepare_case(
+        _case({Sequence.T1: arrays[Sequence.T1]}, _affine()),
+        preparation,
+        brain_of=_case({Sequence.T1: arrays[Sequence.T1]}, _affine()),
+    )
+    assert torch.equal(same.image, with_itself.image)
+
+
 # There and back
+
+
+@pytest.mark.parametrize("preparation", [KEEP, Preparation(spacing_mm=2.0)])
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SAL"])
+def test_a_target_on_the_whole_grid_holds_what_lies_outside_the_crop(codes, preparation):
+    array = _noise((12, 14, 10), margin=3)
+    target = np.random.default_rng(0).integers(0, 4, array.shape).astype(np.uint8)
+    prepared = prepare_case(_case({Sequence.T1: array}, _affine(codes), target), preparation)
+    whole = target_on_grid(target, prepared.placement)
+    assert whole.shape == prepared.placement.working_shape
+    inside = tuple(slice(start, end) for start, end in prepared.placement.box)
+    np.testing.assert_array_equal(whole[inside], prepared.target)
+    outside = whole.copy()
+    outside[inside] = 0
+    assert outside.any()
 
 
 @pytest.mark.parametrize("codes", ALL_ORIENTATIONS)

@@ -15,6 +15,7 @@ from mindgap.errors import MindgapError, SettingError
 from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
 from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.networks.weights import load_network
@@ -193,6 +194,30 @@ def test_a_student_leaves_its_teacher_alone_and_counts_whom_it_taught(trained, m
     train(make_experiment(steps=1, seed=9), other)
     with pytest.raises(SettingError, match="other settings"):
         train(make_experiment(PmklRecipe(teacher=other), subset="T1ce+FLAIR", steps=4), tmp_path / "run", resume=True)
+
+
+def test_two_players_resumed_are_uninterrupted_bit_for_bit(make_experiment, tmp_path):
+    """SMU-Net, whose full path begins as a teacher; its dropout goes on where it stood."""
+    teacher = tmp_path / "teacher"
+    train(make_experiment(TeacherRecipe(anchor="k", backbone="smunet"), steps=1), teacher)
+    before = (teacher / "model.safetensors").read_bytes()
+    experiment = make_experiment(SmuNetRecipe(teacher=teacher), subset="T1ce+FLAIR", steps=4, save_every=2)
+    said = []
+    train(experiment, tmp_path / "whole", progress=lambda done, total, what: said.append(what))
+    assert all(what.startswith("loss ") and "nan" not in what for what in said)
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress=stop_at(3))
+    train(experiment, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", experiment, steps=4)
+    assert (teacher / "model.safetensors").read_bytes() == before
+    state, _ = load_newest(tmp_path / "run" / "checkpoint", settings=course_of(experiment))
+    assert set(state.networks) == {"segmenter", "full", "discriminator"}
+    assert set(state.optimisers) == {"segmenter", "discriminator"}
+    line = read_lines(tmp_path / "run" / "terms.jsonl")[0]
+    assert {"segmenter/dice", "segmenter/alignment", "discriminator/discrimination"} <= set(line)
+    kept = load_network(tmp_path / "run")
+    assert (kept.card.method, kept.card.architecture) == ("smunet", "smunet")
+    assert read_json(tmp_path / "run" / "manifest.json")["cases"]["train"] == ["a", "b"]  # complete cases
 
 
 def test_a_student_of_a_teacher_with_another_preparation_is_refused(trained, make_experiment, tmp_path):

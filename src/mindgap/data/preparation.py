@@ -24,7 +24,18 @@ from torch import Tensor
 from mindgap.batch import BACKGROUND, Float
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
-from mindgap.data.prepared import LOWEST_BRAIN, Box, CodeKind, Placement, Preparation, PreparedCase, join_boxes
+from mindgap.data.prepared import (
+    LOWEST_BRAIN,
+    Box,
+    CodeKind,
+    Placement,
+    Preparation,
+    PreparedCase,
+    join_boxes,
+    paste,
+    shift_box,
+    slices_of,
+)
 from mindgap.data.splits import Split
 from mindgap.data.store import FORMAT as STORE_FORMAT
 from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_index
@@ -36,12 +47,14 @@ WORKING_ORIENTATION = "LPS"
 """Axes inside: those of BraTS, so that its volumes are not moved at all."""
 
 
-def prepare_case(case: Case, preparation: Preparation) -> PreparedCase:
+def prepare_case(case: Case, preparation: Preparation, *, brain_of: Case | None = None) -> PreparedCase:
     """Reorient, resample, normalise and crop the sequences a case has.
 
     Args:
         case: At least one sequence; the loaded ones are the ones used.
         preparation: How.
+        brain_of: The same patient with sequences whose brains together stand for the brain of every sequence: crop
+            and intensity scale then know of images that the case does not have. Only to repeat published numbers.
 
     Raises:
         InputError: A sequence has no brain voxels left.
@@ -55,9 +68,11 @@ def prepare_case(case: Case, preparation: Preparation) -> PreparedCase:
     images: list[Tensor] = []
     boxes: list[Box] = []
     sequences = make_subset(case.images)
+    shared = None if brain_of is None else np.any([volume.array > 0 for volume in brain_of.images.values()], axis=0)
     for sequence in sequences:
-        array = torch.from_numpy(_reorient(case.images[sequence].array, permutation, flips).copy())
-        image, brain = _resample_image(array, working_shape)
+        own = case.images[sequence].array
+        array, inside = (_reorient(x, permutation, flips).copy() for x in (own, own > 0 if shared is None else shared))
+        image, brain = _resample_image(torch.from_numpy(array), torch.from_numpy(inside), working_shape)
         if int(brain.sum()) < 8:
             raise InputError(
                 case=f"{case.case_id}: {sequence}",
@@ -68,17 +83,16 @@ def prepare_case(case: Case, preparation: Preparation) -> PreparedCase:
         images.append(_normalise(image, brain, preparation))
         boxes.append(_bounding_box(brain))
     box = join_boxes(boxes)
-    target = None
-    if case.target is not None:
-        target = _resample_target(_reorient(case.target, permutation, flips), working_shape)[_slices(box)]
+    placement = Placement(_three(reference.array.shape), permutation, flips, working_shape, box)
+    x_mm, y_mm, z_mm = spacing.tolist()
     return PreparedCase(
         case_id=case.case_id,
-        image=torch.stack([image[_slices(box)] for image in images]),
+        image=torch.stack([image[slices_of(box)] for image in images]),
         sequences=sequences,
-        boxes=tuple(_shift(inner, box) for inner in boxes),
-        target=target,
-        placement=Placement(_three(reference.array.shape), permutation, flips, working_shape, box),
-        spacing_mm=_three_floats(spacing),
+        boxes=tuple(shift_box(inner, box) for inner in boxes),
+        target=None if case.target is None else target_on_grid(case.target, placement)[slices_of(box)],
+        placement=placement,
+        spacing_mm=(x_mm, y_mm, z_mm),
     )
 
 
@@ -94,9 +108,7 @@ def put_back(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: floa
         The maps on the grid of the files.
     """
     oriented_shape = tuple(placement.native_shape[axis] for axis in placement.permutation)
-    whole = maps.new_full((maps.shape[0], *placement.working_shape), fill)
-    a, b, c = _slices(placement.box)
-    whole[:, a, b, c] = maps
+    whole = paste(maps, placement, fill=fill)
     if oriented_shape != placement.working_shape:
         whole = F.interpolate(whole[None], size=oriented_shape, mode="trilinear", align_corners=False)[0]
     reversed_axes = [axis + 1 for axis in range(3) if placement.flips[axis]]
@@ -104,6 +116,11 @@ def put_back(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: floa
         whole = whole.flip(reversed_axes)
     inverse = np.argsort(placement.permutation)
     return whole.permute(0, *(int(axis) + 1 for axis in inverse)).contiguous()
+
+
+def target_on_grid(target: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
+    """Classes on the grid of the files as classes on the whole working grid."""
+    return _resample_target(_reorient(target, placement.permutation, placement.flips), placement.working_shape)
 
 
 def _normalise(image: Tensor, brain: Tensor, preparation: Preparation) -> Tensor:
@@ -116,12 +133,11 @@ def _normalise(image: Tensor, brain: Tensor, preparation: Preparation) -> Tensor
     return torch.where(brain, scaled.clamp(LOWEST_BRAIN, 1.0), torch.tensor(BACKGROUND))
 
 
-def _resample_image(array: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def _resample_image(array: Tensor, inside: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Resample an image and its brain mask; partial voxels at the border keep the brightness of the brain."""
-    inside = (array > 0).float()
     if tuple(array.shape) == shape:
-        return array, inside.bool()
-    stacked = torch.stack([array * inside, inside])[None]
+        return array, inside
+    stacked = torch.stack([array * inside, inside.float()])[None]
     image, share = F.interpolate(stacked, size=shape, mode="trilinear", align_corners=False)[0]
     brain = share >= 0.5
     return torch.where(brain, image / share.clamp_min(0.5), torch.zeros_like(image)), brain
@@ -173,23 +189,8 @@ def _bounding_box(mask: Tensor) -> Box:
     return (a0, a1), (b0, b1), (c0, c1)
 
 
-def _shift(box: Box, outer: Box) -> Box:
-    a, b, c = ((start - begin, end - begin) for (start, end), (begin, _) in zip(box, outer, strict=True))
-    return a, b, c
-
-
-def _slices(box: Box) -> tuple[slice, slice, slice]:
-    a, b, c = (slice(start, end) for start, end in box)
-    return a, b, c
-
-
 def _three(values: Any) -> tuple[int, int, int]:
     a, b, c = (int(value) for value in values)
-    return a, b, c
-
-
-def _three_floats(values: Any) -> tuple[float, float, float]:
-    a, b, c = (float(value) for value in values)
     return a, b, c
 
 

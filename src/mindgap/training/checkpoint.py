@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 from dataclasses import dataclass, field
@@ -51,9 +52,10 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
     path = folder / f"{_PREFIX}{state.step:08d}{_SUFFIX}"
     buffer = io.BytesIO()
     torch.save(vars(state), buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()  # of what was meant, not of what the disk made of it
     with write_aside(path) as aside:
         aside.write_bytes(buffer.getbuffer())
-    write_text(path.with_suffix(".sha256"), sha256_of(path) + "\n")
+    write_text(path.with_suffix(".sha256"), digest + "\n")
     files = _checkpoints(folder)
     current = files.index(path)
     for old in files[: max(current + 1 - _KEPT, 0)] + files[current + 1 :]:
@@ -141,11 +143,13 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _damage(path: Path) -> str | None:
     side = path.with_suffix(".sha256")
-    try:
-        expected = side.read_text().strip()
-    except OSError:
+    if not side.is_file():
         return "its hash is missing"
-    return None if sha256_of(path) == expected else "its hash does not match"
+    try:
+        whole = sha256_of(path).encode() == side.read_bytes().strip()
+    except OSError as error:  # a bad sector, for example
+        return f"it cannot be read: {error.strerror or error}"
+    return None if whole else "its hash does not match"
 
 
 def refuse_existing(folder: Path) -> None:

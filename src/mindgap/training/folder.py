@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
-from mindgap.files import read_json, write_json, write_text
-from mindgap.runfiles import MANIFEST, TERMS, VALIDATIONS, read_lines
+from mindgap.errors import MindgapError
+from mindgap.files import explain_unwritten, read_json, remove_leftovers, write_json, write_text
+from mindgap.runfiles import CHECKPOINTS, MANIFEST, TERMS, VALIDATIONS, read_lines
 
 
 class RunFolder:
     """The files of one training run; a context manager that keeps the logs open.
+
+    Half-written files of a process that was killed here are removed.
 
     Args:
         path: The folder.
@@ -23,6 +26,8 @@ class RunFolder:
     def __init__(self, path: Path, *, resume_at: int) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        for place in (path, path / CHECKPOINTS):
+            remove_leftovers(place)
         for name in (TERMS, VALIDATIONS):
             _truncate(path / name, resume_at)
         self._terms = (path / TERMS).open("a", encoding="utf-8")
@@ -34,15 +39,27 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._terms.close()
-        self._validations.close()
+        for handle in (self._terms, self._validations):
+            try:
+                handle.close()
+            except OSError as failure:  # on network folders a full disk may show only here
+                if error is None:
+                    raise _unwritten(handle, failure) from failure
 
     def log_terms(self, line: dict[str, Any]) -> None:
-        """Add a line about a step."""
+        """Add a line about a step.
+
+        Raises:
+            MindgapError: The disk is full.
+        """
         _write_line(self._terms, line)
 
     def log_validation(self, line: dict[str, Any]) -> None:
-        """Add a line about a validation."""
+        """Add a line about a validation.
+
+        Raises:
+            MindgapError: The disk is full.
+        """
         _write_line(self._validations, line)
 
     def update_manifest(self, **values: Any) -> None:
@@ -58,6 +75,13 @@ def _truncate(path: Path, step: int) -> None:
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _write_line(handle: Any, line: dict[str, Any]) -> None:
-    handle.write(json.dumps(line) + "\n")
-    handle.flush()
+def _write_line(handle: TextIO, line: dict[str, Any]) -> None:
+    try:
+        handle.write(json.dumps(line) + "\n")
+        handle.flush()
+    except OSError as error:
+        raise _unwritten(handle, error) from error
+
+
+def _unwritten(handle: TextIO, error: OSError) -> MindgapError:
+    return MindgapError(explain_unwritten(Path(handle.name), error))
