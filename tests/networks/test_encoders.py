@@ -4,7 +4,7 @@ from torch import nn
 
 from mindgap.batch import BACKGROUND
 from mindgap.losses.alignment import align_to_mixture
-from mindgap.networks.encoders import BrainNorm, SequenceEncoders
+from mindgap.networks.encoders import BrainNorm, SequenceEncoders, _block_diagonal, _BrainNormalise
 
 J, C, SIDE = 3, 4, 8
 
@@ -33,8 +33,8 @@ def make_encoders(seed: int = 0) -> SequenceEncoders:
 
 def by_rows(encoders, image, present):
     """The path taken where a sequence is absent, forced."""
-    raw = tuple(encoders._encode_rows(image, present[:, j], j) for j in range(J))
-    return encoders.norm(raw, (image > BACKGROUND).split(1, dim=1))
+    raw = torch.cat([encoders._encode_rows(image, present[:, j], j) for j in range(J)], dim=1)
+    return encoders.norm(raw, image > BACKGROUND).split(C, dim=1)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -117,7 +117,7 @@ def test_what_stands_in_an_absent_sequence_changes_no_latent_and_no_gradient(fil
 
 
 def normalised_alignment(norm: nn.Module, raw, brain) -> float:
-    latents = norm(raw, [brain] * len(raw))
+    latents = norm(torch.cat(list(raw), dim=1), brain.expand(-1, len(raw), -1, -1, -1)).split(raw[0].shape[1], dim=1)
     present = torch.ones(brain.shape[0], len(raw), dtype=torch.bool)
     return float(align_to_mixture(latents, torch.full((len(raw),), 1 / len(raw)), present, brain).mean())
 
@@ -150,7 +150,7 @@ def test_at_evaluation_the_running_averages_are_used():
     norm.mean.fill_(2.0)
     norm.variance.fill_(9.0)
     brain = torch.tensor([True, False]).view(1, 1, 1, 1, 2)
-    (latent,) = norm([torch.tensor([8.0, 8.0]).view(1, 1, 1, 1, 2)], [brain])
+    latent = norm(torch.tensor([8.0, 8.0]).view(1, 1, 1, 1, 2), brain)
     assert latent.flatten().tolist() == [2.0, 0.0]
     assert (float(norm.mean), float(norm.variance)) == (2.0, 9.0)
 
@@ -158,7 +158,7 @@ def test_at_evaluation_the_running_averages_are_used():
 def test_running_averages_follow_brain_voxels_only():
     norm = BrainNorm(1, momentum=0.25).train()
     brain = torch.tensor([True, True, False]).view(1, 1, 1, 1, 3)
-    norm([torch.tensor([2.0, 6.0, 1000.0]).view(1, 1, 1, 1, 3)], [brain])
+    norm(torch.tensor([2.0, 6.0, 1000.0]).view(1, 1, 1, 1, 3), brain)
     assert float(norm.mean) == pytest.approx(0.25 * 4)
     assert float(norm.variance) == pytest.approx(0.75 * 1 + 0.25 * 4)
 
@@ -173,3 +173,40 @@ def test_a_crop_without_brain_stays_finite_and_keeps_the_averages():
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in encoders.parameters())
     torch.testing.assert_close(encoders.norm.mean, mean)
     torch.testing.assert_close(encoders.norm.variance, variance)
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 9])
+def test_the_gradient_of_the_normalisation_is_exact(voxels):
+    """Against finite differences, also where there is too little brain for statistics."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn((2, 2, 3, 6), generator=generator, dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(2, 2, 1, 6, dtype=torch.float64)
+    mask.view(-1)[torch.randperm(24, generator=generator)[:voxels]] = 1
+    running = torch.randn(3, generator=generator, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: _BrainNormalise.apply(x, mask, *running, 1e-8)[0], values)
+
+
+def test_masked_statistics_are_those_of_the_masked_values():
+    generator = torch.Generator().manual_seed(1)
+    raw = 50 + torch.randn((2, 6, 4, 4, 4), generator=generator)
+    brains = torch.rand((2, 2, 4, 4, 4), generator=generator) > 0.4
+    norm = BrainNorm(3, momentum=1.0).train()
+    latents = norm(raw, brains).view(2, 2, 3, -1)
+    inside = [raw.view(2, 2, 3, -1)[:, :, c][brains.view(2, 2, -1)] for c in range(3)]
+    torch.testing.assert_close(norm.mean, torch.stack([rows.mean() for rows in inside]))
+    torch.testing.assert_close(norm.variance, torch.stack([rows.var(unbiased=False) for rows in inside]))
+    expected = torch.where(
+        brains.view(2, 2, 1, -1),
+        (raw.view(2, 2, 3, -1) - norm.mean[:, None]) / norm.variance[:, None].sqrt(),
+        torch.zeros(()),
+    )
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_dense_convolution_is_the_encoders_side_by_side():
+    encoders, image = make_encoders().eval(), make_image(2)
+    dense = torch.nn.functional.conv3d(image, _block_diagonal(encoders.embed.weight, J), padding=1)
+    torch.testing.assert_close(dense, encoders.embed(image))
+    with torch.autocast("cpu", torch.bfloat16):  # both convolutions dense
+        latents = encoders._encode_all(image)
+    torch.testing.assert_close(latents.float(), encoders._encode_all(image), rtol=0.05, atol=0.1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,33 +40,69 @@ class BrainNorm(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
 
     def forward(
-        self, latents: Sequence[Float[Tensor, "B C i j k"]], brains: Sequence[Bool[Tensor, "B 1 i j k"]]
-    ) -> tuple[Float[Tensor, "B C i j k"], ...]:
-        """Normalise the latents of all sequences together; ``brains`` is False everywhere where one is absent."""
-        with torch.autocast(latents[0].device.type, enabled=False):
-            floats = [latent.float() for latent in latents]
-            mean, variance = self._statistics(floats, brains) if self.training else (self.mean, self.variance)
-            scale = torch.rsqrt(variance + self.epsilon)
-            mean, scale = mean.view(1, -1, 1, 1, 1), scale.view(1, -1, 1, 1, 1)
-            zero = floats[0].new_zeros(())
-            return tuple(
-                torch.where(brain, (latent - mean) * scale, zero) for latent, brain in zip(floats, brains, strict=True)
-            )
+        self, latents: Float[Tensor, "B JC i j k"], brains: Bool[Tensor, "B J i j k"]
+    ) -> Float[Tensor, "B JC i j k"]:
+        """Normalise the latents of all sequences together; ``brains`` is False everywhere where one is absent.
 
-    def _statistics(self, latents: Sequence[Tensor], brains: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        axes = (0, 2, 3, 4)
-        count = torch.stack([brain.sum() for brain in brains]).sum().float()
-        some = (count > 1).float()  # a crop without brain keeps the running averages
-        safe = count.clamp_min(1.0)
-        total = torch.stack([(z * b).sum(axes) for z, b in zip(latents, brains, strict=True)]).sum(0)
-        mean = some * total / safe + (1 - some) * self.mean
-        centred = [z - mean.view(1, -1, 1, 1, 1) for z in latents]
-        square = torch.stack([(z * z * b).sum(axes) for z, b in zip(centred, brains, strict=True)]).sum(0)
-        variance = some * square / safe + (1 - some) * self.variance
-        with torch.no_grad():
-            self.mean.lerp_(mean.detach(), self.momentum)
-            self.variance.lerp_(variance.detach(), self.momentum)
-        return mean, variance
+        What comes out lies channel after channel in memory, so that one sequence's latent can be passed over alone.
+        """
+        batch, count, grid = latents.shape[0], brains.shape[1], latents.shape[2:]
+        with torch.autocast(latents.device.type, enabled=False):
+            values = latents.to(torch.float32, memory_format=torch.contiguous_format).view(
+                batch, count, -1, grid.numel()
+            )
+            mask = brains.to(torch.float32, memory_format=torch.contiguous_format).view(batch, count, 1, grid.numel())
+            if self.training:
+                normalised, mean, variance = _brain_normalise(values, mask, self.mean, self.variance, self.epsilon)
+                with torch.no_grad():
+                    self.mean.lerp_(mean, self.momentum)
+                    self.variance.lerp_(variance, self.momentum)
+            else:
+                scale = torch.rsqrt(self.variance + self.epsilon)[:, None]
+                normalised = (values - self.mean[:, None]) * scale * mask
+        result: Tensor = normalised.view(latents.shape)
+        return result
+
+
+class _BrainNormalise(torch.autograd.Function):
+    r"""Normalise by the statistics of the masked values, in few passes over memory.
+
+    Written out, the same steps took ten passes forward and fifteen backward, a third of a training step. The gradient
+    is that of a batch normalisation, $dx = \frac{m}{\sigma}(g - \overline{g} - y\,\overline{g y})$ with means over the
+    mask.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, mask: Tensor, running_mean: Tensor, running_variance: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (B, J, C, V), mask (B, J, 1, V) of 0 and 1 -> normalised values, mean (C,), variance (C,)."""
+        count = mask.sum()
+        some = (count > 1).to(values.dtype)  # a crop without brain keeps the running averages
+        safe = count.clamp_min(1)
+        inside = values * mask
+        mean = some * inside.sum((0, 1, 3)) / safe + (1 - some) * running_mean
+        inside.addcmul_(mask, mean[:, None], value=-1)  # centred inside, 0 outside
+        square = torch.linalg.vector_norm(inside, dim=(0, 1, 3)).square()
+        variance = some * square / safe + (1 - some) * running_variance
+        scale = torch.rsqrt(variance + epsilon)
+        inside.mul_(scale[:, None])
+        ctx.save_for_backward(inside, mask, scale, some / safe)
+        ctx.mark_non_differentiable(mean, variance)
+        return inside, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
+        normalised, mask, scale, share = ctx.saved_tensors
+        inside = gradient * mask
+        mean = inside.sum((0, 1, 3)) * share
+        along = torch.einsum("bjcv,bjcv->c", inside, normalised) * share
+        inside.addcmul_(mask, mean[:, None], value=-1)
+        inside.addcmul_(normalised, along[:, None], value=-1)
+        return inside.mul_(scale[:, None]), None, None, None, None
+
+
+_brain_normalise: Callable[..., tuple[Tensor, Tensor, Tensor]] = _BrainNormalise.apply
 
 
 class LatentBatchNorm(nn.Module):
@@ -81,14 +118,15 @@ class LatentBatchNorm(nn.Module):
 
     def __init__(self, sequences: int, channels: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.BatchNorm3d(channels, affine=False) for _ in range(sequences))
+        self.norm = nn.BatchNorm3d(sequences * channels, affine=False)
 
     def forward(
-        self, latents: Sequence[Float[Tensor, "B C i j k"]], brains: Sequence[Bool[Tensor, "B 1 i j k"]]
-    ) -> tuple[Float[Tensor, "B C i j k"], ...]:
+        self, latents: Float[Tensor, "B JC i j k"], brains: Bool[Tensor, "B J i j k"]
+    ) -> Float[Tensor, "B JC i j k"]:
         """Normalise each sequence by itself; ``brains`` plays no part."""
-        with torch.autocast(latents[0].device.type, enabled=False):
-            return tuple(norm(latent.float()) for norm, latent in zip(self.norms, latents, strict=True))
+        with torch.autocast(latents.device.type, enabled=False):
+            normalised: Tensor = self.norm(latents.float().contiguous())
+        return normalised
 
 
 Latents = tuple[tuple[Float[Tensor, "B C i j k"], ...], tuple[Bool[Tensor, "B 1 i j k"], ...]]
@@ -127,12 +165,23 @@ class SequenceEncoders(nn.Module):
     def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Latents:
         """Encode what is present."""
         image = fill_absent(image, present)
-        brains = brain_of(image).split(1, dim=1)
         if bool(present.all()):
-            raw = self.latent(F.relu(self.embed_norm(self.embed(image)))).split(self.channels, dim=1)
+            raw = self._encode_all(image)
         else:
-            raw = tuple(self._encode_rows(image, present[:, j], j) for j in range(self.sequences))
-        return self.norm(raw, brains), brains
+            raw = torch.cat([self._encode_rows(image, present[:, j], j) for j in range(self.sequences)], dim=1)
+        return _normalised(self.norm, raw, brain_of(image), self.channels)
+
+    def _encode_all(self, image: Tensor) -> Tensor:
+        """Run all encoders as dense convolutions with 0 between sequences.
+
+        Grouped ones are up to five times slower backward in bf16. Only the second in fp32 on a CPU is faster grouped.
+        """
+        embedded = F.conv3d(image, _block_diagonal(self.embed.weight, self.sequences), padding=1)
+        embedded = F.relu(self.embed_norm(embedded))
+        if image.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            grouped: Tensor = self.latent(embedded)
+            return grouped
+        return F.conv3d(embedded, _block_diagonal(self.latent.weight, self.sequences), padding=1)
 
     def _encode_rows(self, image: Tensor, keep: Tensor, j: int) -> Tensor:
         """Run encoder ``j`` on the rows in ``keep`` with its share of the grouped weights; 0 elsewhere."""
@@ -157,6 +206,19 @@ class SequenceEncoders(nn.Module):
         )
         latent = F.conv3d(F.relu(embedded), self.latent.weight[part], padding=1)
         return empty.to(latent.dtype).index_copy(0, index, latent)
+
+
+def _normalised(norm: nn.Module, raw: Tensor, brains: Tensor, channels: int) -> Latents:
+    return norm(raw, brains).split(channels, dim=1), brains.split(1, dim=1)
+
+
+def _block_diagonal(weight: Tensor, groups: int) -> Tensor:
+    """Weight of a dense convolution that does what a grouped one with ``weight`` (groups * out, in, ...) does."""
+    out, given = weight.shape[0] // groups, weight.shape[1]
+    own = torch.eye(groups, device=weight.device, dtype=weight.dtype)
+    mask = own.repeat_interleave(out, 0).repeat_interleave(given, 1)[:, :, None, None, None]
+    dense = weight.repeat(1, groups, 1, 1, 1) * mask
+    return dense.contiguous(memory_format=torch.channels_last_3d)
 
 
 class SharedEncoder(nn.Module):
@@ -184,7 +246,6 @@ class SharedEncoder(nn.Module):
     def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Latents:
         """Encode what is present, all sequences side by side along the batch axis."""
         image = fill_absent(image, present)
-        brains = brain_of(image).split(1, dim=1)
         batch, grid = image.shape[0], image.shape[2:]
         stacked = image.transpose(0, 1).reshape(-1, 1, *grid)  # J*B 1 i j k
         keep = present.t().flatten()
@@ -193,7 +254,8 @@ class SharedEncoder(nn.Module):
         raw = self.latent(F.relu(self.embed_norm(self.embed(chosen))))
         if not bool(keep.all()):
             raw = raw.new_zeros((len(keep), self.channels, *grid)).index_copy(0, index, raw)
-        return self.norm(raw.split(batch), brains), brains
+        raw = torch.cat(raw.split(batch), dim=1)  # B JC i j k
+        return _normalised(self.norm, raw, brain_of(image), self.channels)
 
 
 class JointEncoder(nn.Module):
@@ -226,9 +288,8 @@ class JointEncoder(nn.Module):
     def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Latents:
         """Encode; what is absent is background to all latents."""
         image = fill_absent(image, present)
-        brains = brain_of(image).split(1, dim=1)
-        raw = self.latent(F.relu(self.embed_norm(self.embed(image)))).split(self.channels, dim=1)
-        return self.norm(raw, brains), brains
+        raw = self.latent(F.relu(self.embed_norm(self.embed(image))))
+        return _normalised(self.norm, raw, brain_of(image), self.channels)
 
 
 class NormalHeads(nn.Module):
