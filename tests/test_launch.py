@@ -32,8 +32,8 @@ time.sleep(60)
 class Child(CommandTask):
     """A task that runs a program of the test instead of mindgap."""
 
-    def command(self):
-        return [sys.executable, "-c", *self.words]
+    def command_line(self, words):
+        return [sys.executable, "-c", *words]
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,15 @@ def test_impossible_resources_are_refused(numbers, words):
 
 def test_one_process_is_mindgap_itself_and_several_are_started_by_torchrun():
     words = ("train", "teacher", "--resume")
-    assert CommandTask(words, Resources()).command() == [sys.executable, "-m", "mindgap", *words]
-    several = CommandTask(words, Resources(processes=4, cpus=8))
-    assert several.command()[1:] == [
+    assert CommandTask([words], Resources()).command_line(words) == [sys.executable, "-m", "mindgap", *words]
+    several = CommandTask([words], Resources(processes=4, cpus=8))
+    assert several.command_line(("evaluate", "DATA")) == [sys.executable, "-m", "mindgap", "evaluate", "DATA"]
+    assert several.command_line(words)[1:] == [
         *("-m", "torch.distributed.run", "--nproc-per-node", "4", "--standalone", "-m", "mindgap"),
         *words,
     ]
     assert several.environment()["OMP_NUM_THREADS"] == "2"
-    assert CommandTask(words, Resources(processes=4, cpus=1)).environment()["OMP_NUM_THREADS"] == "1"
+    assert CommandTask([words], Resources(processes=4, cpus=1)).environment()["OMP_NUM_THREADS"] == "1"
 
 
 def test_machines_meet_at_the_first_of_them(monkeypatch):
@@ -67,22 +68,22 @@ def test_machines_meet_at_the_first_of_them(monkeypatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SLURM_JOB_ID", "70003")
     monkeypatch.setattr("submitit.slurm.slurm.SlurmJobEnvironment.hostnames", names)
-    command = CommandTask(("train",), Resources(nodes=2, processes=8)).command()
+    command = CommandTask([("train",)], Resources(nodes=2, processes=8)).command_line(("train",))
     assert command[command.index("--nnodes") + 1] == "2"
     assert command[command.index("--rdzv-endpoint") + 1] == "a1:30003"
     assert command[command.index("--rdzv-id") + 1] == "70003"
 
 
 def test_a_command_that_fails_is_an_error_that_names_it():
-    assert Child(("print(1)",), Resources())() == 0
+    assert Child([("print(1)",), ("print(2)",)], Resources())() == 0
     with pytest.raises(RuntimeError, match="ended with code 3"):
-        Child(("raise SystemExit(3)",), Resources())()
+        Child([("raise SystemExit(3)",), ("raise SystemExit(4)",)], Resources())()
 
 
 def test_time_up_lets_the_child_save_and_hands_back_a_fresh_task(tmp_path):
     """submitit calls checkpoint() in a signal handler, while the task waits for its child."""
     mark = tmp_path / "mark"
-    task = Child((SAVES, str(mark)), Resources())
+    task = Child([(SAVES, str(mark))], Resources())
     handed = []
 
     class TimeUp(Exception):
@@ -109,14 +110,14 @@ def test_time_up_lets_the_child_save_and_hands_back_a_fresh_task(tmp_path):
     assert task.child.wait() == 143
     assert mark.read_text() == "saved"
     again = pickle.loads(pickle.dumps(handed[0].function))
-    assert (again.words, again.child) == (task.words, None)
+    assert (again.commands, again.child) == (task.commands, None)
 
 
 def test_a_child_that_does_not_listen_is_ended(tmp_path):
     deaf = "import signal as s, sys, time; s.signal(s.SIGTERM, s.SIG_IGN); open(sys.argv[1], 'w'); time.sleep(60)"
     mark = tmp_path / "mark"
-    task = Child((deaf, str(mark)), Resources(grace_seconds=1))
-    task.child = subprocess.Popen(task.command())
+    task = Child([(deaf, str(mark))], Resources(grace_seconds=1))
+    task.child = subprocess.Popen(task.command_line(task.commands[0]))
     while not mark.is_file():
         time.sleep(0.02)
     began = time.monotonic()
@@ -128,7 +129,7 @@ def test_a_child_that_does_not_listen_is_ended(tmp_path):
 def test_without_submitit_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MindgapError, match=r"pip install 'mindgap\[cluster\]'"):
-        launch([Job("a", ("doctor",))], tmp_path, Resources())
+        launch([Job("a", (("doctor",),))], tmp_path, Resources())
 
 
 def test_names_are_unique_and_nothing_is_nothing(tmp_path):

@@ -86,12 +86,12 @@ def logs(jobs):
 
 
 def test_an_array_runs_and_what_waits_for_it_comes_after(store, tmp_path):
-    jobs = [Job(f"run{k}", training(store, tmp_path / f"run{k}", steps=5)) for k in range(2)]
+    jobs = [Job(f"run{k}", (training(store, tmp_path / f"run{k}", steps=5), ("doctor",))) for k in range(2)]
     first = launch(jobs, tmp_path, SMALL, at_once=2)
     assert first[0].job_id.split("_")[0] == first[1].job_id.split("_")[0]  # one array
     student = training(store, tmp_path / "after", steps=3, method="unimodal")
-    second = launch([Job("after", student)], tmp_path, SMALL, after=[job.job_id for job in first])
-    bad = launch([Job("bad", ("train", "nobody"))], tmp_path, SMALL)
+    second = launch([Job("after", (student,))], tmp_path, SMALL, after=[job.job_id for job in first])
+    bad = launch([Job("bad", (("train", "nobody"),))], tmp_path, SMALL)
     found = wait_for(lambda: ended(tmp_path, "run0", "run1", "after", "bad"))
     assert found == {"run0": "done", "run1": "done", "after": "done", "bad": "failed"}, logs([*first, *second, *bad])
     for name, steps in (("run0", 5), ("run1", 5), ("after", 3)):
@@ -106,7 +106,7 @@ def test_a_job_put_back_into_the_queue_goes_on_from_its_checkpoint(store, tmp_pa
     """By submitit's signal before the time limit, and by the cluster itself (preemption)."""
     out = tmp_path / "run"
     steps = 250
-    (job,) = launch([Job("run", training(store, out, steps=steps))], tmp_path, SMALL)
+    (job,) = launch([Job("run", (training(store, out, steps=steps),))], tmp_path, SMALL)
     wait_for(lambda: len(steps_of(out)) > 20)
     if way == "signal":
         subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True)

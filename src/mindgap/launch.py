@@ -23,15 +23,15 @@ _ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQU
 
 @dataclass(frozen=True)
 class Job:
-    """One command line.
+    """One or more command lines, run one after the other; the first that fails ends the job.
 
     Attributes:
         name: Unique in its folder.
-        words: What follows ``mindgap``. A training carries --resume, so that it goes on when it is requeued.
+        commands: What follows ``mindgap`` in each. A training carries --resume, so that it goes on when it is requeued.
     """
 
     name: str
-    words: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ class Launched:
     Attributes:
         name: Of the job.
         job_id: SLURM's number, with the place in the array.
-        words: What it runs.
+        commands: What it runs.
         stdout: What it prints.
         stderr: Its errors and progress.
     """
 
     name: str
     job_id: str
-    words: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
     stdout: str
     stderr: str
 
@@ -129,11 +129,11 @@ def launch(
     executor.update_parameters(**_parameters(resources, after, name=name), array_parallelism=at_once)
     try:
         with executor.batch():
-            queued = [executor.submit(CommandTask(job.words, resources)) for job in jobs]
+            queued = [executor.submit(CommandTask(job.commands, resources)) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         raise MindgapError(f"the cluster refused the jobs: {str(error).strip()}") from error
     launched = [
-        Launched(job.name, str(ran.job_id), job.words, str(ran.paths.stdout), str(ran.paths.stderr))
+        Launched(job.name, str(ran.job_id), job.commands, str(ran.paths.stdout), str(ran.paths.stderr))
         for job, ran in zip(jobs, queued, strict=True)
     ]
     write_json(folder / JOBS, {**known, **{one.name: asdict(one) for one in launched}})
@@ -165,32 +165,25 @@ def states(folder: Path) -> dict[str, str]:
 
 
 class CommandTask:
-    """A command of mindgap as submitit runs it: a child process, stopped with a checkpoint when time is up.
+    """Commands of mindgap as submitit runs them: child processes, stopped with a checkpoint when time is up.
 
     Args:
-        words: What follows ``mindgap``.
+        commands: What follows ``mindgap`` in each.
         resources: What the job was given.
     """
 
-    def __init__(self, words: Sequence[str], resources: Resources) -> None:
-        self.words, self.resources = tuple(words), resources
+    def __init__(self, commands: Sequence[Sequence[str]], resources: Resources) -> None:
+        self.commands, self.resources = tuple(tuple(words) for words in commands), resources
         self.child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run the command to its end.
+        """Run the commands to their end.
 
         Raises:
-            RuntimeError: It ended with another code than 0.
+            RuntimeError: One ended with another code than 0.
         """
-        self.child = subprocess.Popen(self.command(), env=self.environment())
-        while not _has_ended(self.child.pid):
-            time.sleep(0.2)
-        code = self.child.wait()
-        if code in (143, -signal.SIGTERM):
-            # The cluster wants this place back: it ends this process too, and starts the job again if it may.
-            time.sleep(60)
-        if code:
-            raise RuntimeError(f"mindgap {' '.join(self.words)} ended with code {code}; see the log")
+        for words in self.commands:
+            self._run(words)
         return 0
 
     def checkpoint(self) -> Any:
@@ -202,12 +195,12 @@ class CommandTask:
                 time.sleep(0.1)
             if not _has_ended(self.child.pid):
                 self.child.kill()
-        return _submitit().helpers.DelayedSubmission(CommandTask(self.words, self.resources))
+        return _submitit().helpers.DelayedSubmission(CommandTask(self.commands, self.resources))
 
-    def command(self) -> list[str]:
-        """The command line: mindgap itself, or torchrun with several processes of it."""
-        if self.resources.processes == self.resources.nodes == 1:
-            return [sys.executable, "-m", "mindgap", *self.words]
+    def command_line(self, words: Sequence[str]) -> list[str]:
+        """Mindgap itself, or torchrun with several processes of it where it trains."""
+        if self.resources.processes == self.resources.nodes == 1 or words[0] != "train":
+            return [sys.executable, "-m", "mindgap", *words]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.resources.processes)]
         if self.resources.nodes == 1:
             torchrun.append("--standalone")
@@ -216,12 +209,23 @@ class CommandTask:
             port = 20000 + int(place.raw_job_id) % 20000
             torchrun += ["--nnodes", str(self.resources.nodes), "--rdzv-backend", "c10d"]
             torchrun += ["--rdzv-endpoint", f"{place.hostnames[0]}:{port}", "--rdzv-id", place.raw_job_id]
-        return [*torchrun, "-m", "mindgap", *self.words]
+        return [*torchrun, "-m", "mindgap", *words]
 
     def environment(self) -> Mapping[str, str]:
         """The job's environment; every process gets its share of the processors."""
         threads = max(self.resources.cpus // self.resources.processes, 1)
         return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+    def _run(self, words: Sequence[str]) -> None:
+        self.child = subprocess.Popen(self.command_line(words), env=self.environment())
+        while not _has_ended(self.child.pid):
+            time.sleep(0.2)
+        code = self.child.wait()
+        if code in (143, -signal.SIGTERM):
+            # The cluster wants this place back: it ends this process too, and starts the job again if it may.
+            time.sleep(60)
+        if code:
+            raise RuntimeError(f"mindgap {' '.join(words)} ended with code {code}; see the log")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "child": None}
