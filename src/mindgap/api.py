@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mindgap.citations import BIBTEX, bibtex
 from mindgap.data.case import CaseFiles
@@ -18,15 +19,17 @@ from mindgap.data.prepared import CodeKind, Preparation
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
 from mindgap.errors import MindgapError, SettingError
+from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
-from mindgap.inference.scoring import score_cohort
+from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.regions import find_convention
 from mindgap.report.collect import collect
 from mindgap.report.page import build_page
 from mindgap.runfiles import EVALUATION, MANIFEST, PREDICTIONS, REPORT, SCORES, THRESHOLDS
+from mindgap.sequences import Subset
 from mindgap.session import Interrupted, Progress, TrainingResult, silent, train
 
 __all__ = [
@@ -127,6 +130,8 @@ def evaluate(
     data: Path,
     out: Path | None = None,
     *,
+    subsets: Sequence[Subset] | None = None,
+    rules: Rules = DEFAULT_RULES,
     baseline: bool = True,
     cases: str = "test",
     labels: str | None = None,
@@ -136,7 +141,7 @@ def evaluate(
     coverage: Coverage = "tiles",
     progress: Progress = silent,
 ) -> tuple[list[Score], dict[str, str]]:
-    """Score a trained network on a cohort, in the native grid, beside the best single threshold.
+    """Score a trained network on a cohort, beside the best single threshold.
 
     Writes the scores to ``out`` and into the run folder (scores.csv), masks under ``predictions/`` and what was
     scored in ``evaluation.json``.
@@ -145,6 +150,8 @@ def evaluate(
         model: Run folder.
         data: Cohort with reference labels.
         out: Where the scores go besides the run folder.
+        subsets: What the network is to look at; every subset it takes when None.
+        rules: Metrics, grid and protocol.
         baseline: Whether to score the threshold baseline too.
         cases: "test" for the test part of the run's split, "all" for every case of ``data``.
         labels: Label convention, where the layout does not tell.
@@ -152,12 +159,13 @@ def evaluate(
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
         coverage: As in :func:`segment`.
-        progress: Called after each case.
+        progress: Called after each subset of each case.
 
     Returns:
         The scores, and the cases that could not be scored with the reason.
 
     Raises:
+        SettingError: The network does not take one of the subsets.
         MindgapError: Nothing could be scored.
     """
     if out is not None and out.is_dir():
@@ -174,6 +182,8 @@ def evaluate(
         chosen,
         cohort.convention,
         model=name or model.resolve().name,
+        subsets=subsets,
+        rules=rules,
         thresholds=thresholds,
         predictions=model / PREDICTIONS,
         progress=progress,
@@ -182,25 +192,31 @@ def evaluate(
         raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in result.failed.values()))
     failed = missing | result.failed
     write_scores(model / SCORES, result.scores)
-    write_json(
-        model / EVALUATION,
-        {
-            "data": str(data.resolve()),
-            "part": cases,
-            "labels": cohort.convention.name,
-            "cases": sorted({score.case for score in result.scores}),
-            "failed": failed,
-            "grid": "native",
-            "protocol": "strict",
-            "coverage": coverage,
-            "precision": predictor.precision,
-            "model_sha256": predictor.sha256,
-            "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
-        },
-    )
+    record = {
+        "data": str(data.resolve()),
+        "part": cases,
+        "labels": cohort.convention.name,
+        "failed": failed,
+        **_describe_scoring(result, predictor, rules),
+        "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
+    }
+    write_json(model / EVALUATION, record)
     if out is not None:
         write_scores(out, result.scores)
     return result.scores, failed
+
+
+def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> dict[str, Any]:
+    """For evaluation.json: what was scored, by which network and by which rules."""
+    return {
+        "cases": sorted({score.case for score in result.scores}),
+        "subsets": list(dict.fromkeys(score.subset for score in result.scores)),
+        **rules.to_plain(),
+        "spacings_mm": sorted(result.spacings_mm),
+        "coverage": predictor.coverage,
+        "precision": predictor.precision,
+        "model_sha256": predictor.sha256,
+    }
 
 
 def _choose_cases(cohort: Cohort, model: Path) -> tuple[list[CaseFiles], dict[str, str]]:

@@ -122,9 +122,9 @@ def test_evaluate_and_report(journey, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "threshold" in capsys.readouterr().out
     scores = read_scores(tmp_path / "scores.csv")
     assert {score.model for score in scores} == {"t1ce", "threshold"}
-    assert {score.region for score in scores} == {"WT", "TC", "ET"}
+    assert {score.region for score in scores} == {"WT", "TC", "ET", "ETpp"}
     assert {score.subset for score in scores} == {"T1ce"}
-    assert len(scores) == 2 * 3 * len({score.case for score in scores})
+    assert len(scores) == 2 * 4 * len({score.case for score in scores})
     page = tmp_path / "page.html"
     assert main(["report", str(journey.flair), str(journey.t1ce), "-o", str(page)]) == 0
     text = page.read_text()

@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mindgap.evaluation.metrics import DEFINITIONS, dice, hd95_mm
-from mindgap.evaluation.scores import score_case
+from mindgap.evaluation.metrics import dice, hd95_mm, hd95_pooled_mm, surface_dice
 
 EMPTY = np.zeros((6, 7, 8), dtype=bool)
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -126,10 +125,53 @@ def test_empty_space_around_masks_changes_nothing():
     assert dice(*wide) == dice(first, second)
 
 
-def test_every_column_of_a_table_is_defined():
-    columns = {"dice", "hd95_mm"}
-    assert columns <= set(DEFINITIONS)
-    row = score_case(
-        np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2), np.uint8), ISOTROPIC, model="m", case="c", subset="T1"
-    )
-    assert columns <= set(vars(row[0]))
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 1.3, 3.0)])
+def test_pooled_hd95_is_the_percentile_of_both_directions_together(seed, spacing_mm):
+    first, second = _random_mask(seed, share=0.02), _random_mask(seed + 100, share=0.3)
+    both = np.concatenate([_directed(first, second, spacing_mm), _directed(second, first, spacing_mm)])
+    expected = np.percentile(both, 95)
+    assert hd95_pooled_mm(first, second, spacing_mm) == pytest.approx(expected, rel=1e-5)
+    assert hd95_pooled_mm(second, first, spacing_mm) == pytest.approx(expected, rel=1e-5)
+    assert hd95_pooled_mm(first, second, spacing_mm) <= hd95_mm(first, second, spacing_mm) + 1e-5
+
+
+def test_pooled_hd95_of_a_shifted_plate_is_the_shift_in_mm_and_of_nothing_undefined():
+    plate = _box((12, 12, 12), (3, 3, 3), (4, 9, 9))
+    assert hd95_pooled_mm(plate, np.roll(plate, 3, 0), (2.5, 1.0, 1.0)) == pytest.approx(7.5)
+    for pair in ((EMPTY, EMPTY), (EMPTY, ~EMPTY), (~EMPTY, EMPTY)):
+        assert math.isnan(hd95_pooled_mm(*pair, ISOTROPIC))
+
+
+@pytest.mark.parametrize("millimetres", [1.0, 1.1, 0.7, 2.5])
+def test_a_surface_exactly_at_the_tolerance_is_near_and_one_beyond_is_not(millimetres):
+    plate = _box((12, 12, 12), (3, 3, 3), (4, 9, 9))
+    moved = np.roll(plate, 1, 0)
+    spacing_mm = (millimetres, 1.0, 1.0)
+    assert surface_dice(plate, moved, spacing_mm, tolerance_mm=millimetres) == 1
+    assert surface_dice(plate, moved, spacing_mm, tolerance_mm=millimetres * 0.999) == 0
+    assert surface_dice(plate, moved, spacing_mm) == (1 if millimetres <= 1 else 0)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)])
+@pytest.mark.parametrize("seed", range(4))
+def test_surface_dice_is_the_share_of_near_surface_voxels(seed, spacing_mm):
+    first, second = _random_mask(seed, share=0.05), _random_mask(seed + 50, share=0.2)
+    distances = np.concatenate([_directed(first, second, spacing_mm), _directed(second, first, spacing_mm)])
+    expected = np.mean(distances <= 1.0 + 1e-6)
+    assert 0 < expected < 1
+    assert surface_dice(first, second, spacing_mm) == pytest.approx(expected)
+    assert surface_dice(second, first, spacing_mm) == pytest.approx(expected)
+
+
+def test_half_of_two_surfaces_far_apart_counts_half():
+    first = _box((20, 6, 6), (1, 1, 1), (2, 5, 5))
+    second = first | _box((20, 6, 6), (15, 1, 1), (16, 5, 5))
+    assert surface_dice(first, second, ISOTROPIC) == pytest.approx((16 + 16) / (16 + 32))
+
+
+def test_surfaces_of_nothing_agree_only_with_each_other():
+    some = _box(EMPTY.shape, (1, 1, 1), (3, 3, 3))
+    assert surface_dice(EMPTY, EMPTY, ISOTROPIC) == 1
+    assert surface_dice(EMPTY, some, ISOTROPIC) == surface_dice(some, EMPTY, ISOTROPIC) == 0
+    assert surface_dice(some, some, ISOTROPIC) == 1

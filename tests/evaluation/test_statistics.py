@@ -1,9 +1,18 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from mindgap.evaluation.statistics import bootstrap_mean, paired_difference
+from mindgap.evaluation.statistics import (
+    bootstrap_mean,
+    holm,
+    paired_difference,
+    seed_average,
+    smallest_attainable_p,
+    wilcoxon,
+)
 
 
 def _values(count, seed=0):
@@ -91,3 +100,88 @@ def test_only_cases_that_both_have_are_compared():
     found = paired_difference(first, second)
     assert found.n == 2
     assert found.mean == pytest.approx(0.2)
+
+
+def _cases(values):
+    return {f"P{n:02d}": float(value) for n, value in enumerate(values)}
+
+
+def _against_zero(differences):
+    return wilcoxon(_cases(differences), _cases([0.0] * len(differences)))
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9], 2 / 2**9),
+        ([-1, -2, -3, -4, -5, -6, -7, -8, -9], 2 / 2**9),
+        ([-1, 2, 3, 4, 5, 6, 7, 8, 9], 4 / 2**9),  # rank sums 1 and 0 are as far out
+        ([1, -1, 2, -2], 1.0),
+        ([3], 1.0),
+        ([0, 0, 0], 1.0),
+    ],
+)
+def test_wilcoxon_of_few_cases_by_hand(differences, expected):
+    assert _against_zero(differences) == pytest.approx(expected)
+
+
+def test_wilcoxon_ranks_zeros_and_then_leaves_them_out():
+    """Pratt against enumeration of all signs, with the zeros holding the lowest ranks."""
+    differences = [0.0, 0.0, -0.1, -0.2, 0.3, 0.4, 0.5, 0.6]
+    ranks = np.arange(3, 9)
+    observed = ranks[np.array(differences[2:]) > 0].sum()
+    sums = np.array([(ranks * np.array(signs)).sum() for signs in product((0, 1), repeat=6)])
+    expected = 2 * min(np.mean(sums >= observed), np.mean(sums <= observed))
+    assert _against_zero(differences) == pytest.approx(expected)
+    without = [value for value in differences if value]
+    assert _against_zero(without) != pytest.approx(expected)
+
+
+def test_wilcoxon_of_many_cases_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.1, 1, 57), rng.normal(0, 1, 57)
+    found = wilcoxon(_cases(first), dict(reversed(_cases(second).items())))
+    assert found == pytest.approx(stats.wilcoxon(first, second, zero_method="pratt").pvalue)
+    assert found == wilcoxon(_cases(second), _cases(first))
+
+
+def test_wilcoxon_takes_the_cases_both_have():
+    first = _cases([1, 2, 3, 4, 5]) | {"X1": 100.0, "X2": math.nan}
+    second = _cases([0, 0, 0, 0, 0]) | {"X2": 0.0, "X3": 7.0}
+    assert wilcoxon(first, second) == pytest.approx(2 / 2**5)
+    assert math.isnan(wilcoxon({"a": 1.0}, {"b": 1.0}))
+    assert math.isnan(wilcoxon({}, {}))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_holm_never_turns_the_order_round_and_never_helps():
+    p_values = np.random.default_rng(0).uniform(0, 0.2, 12).tolist()
+    adjusted = holm(p_values)
+    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
+    assert [adjusted[n] for n in np.argsort(p_values)] == sorted(adjusted)
+
+
+def test_a_test_that_was_not_made_is_no_part_of_the_family():
+    found = holm([0.01, math.nan, 0.02])
+    assert found[0::2] == pytest.approx([0.02, 0.02])
+    assert math.isnan(found[1])
+
+
+def test_nine_cases_reach_no_significance_in_a_family_of_16():
+    assert smallest_attainable_p(9) == pytest.approx(0.00390625) == _against_zero(range(1, 10))
+    assert smallest_attainable_p(9, 16) == pytest.approx(0.0625) == min(holm([_against_zero(range(1, 10))] * 16))
+    assert smallest_attainable_p(57, 16) < 1e-10
+    assert smallest_attainable_p(0) == smallest_attainable_p(1) == smallest_attainable_p(3, 1000) == 1
+
+
+def test_seeds_are_averaged_within_each_case():
+    runs = [{"a": 0.2, "b": 0.8, "c": 1.0}, {"b": 0.6, "a": 0.4}, {"a": 0.6, "b": 0.7, "d": 0.0}]
+    assert seed_average(runs) == pytest.approx({"a": 0.4, "b": 0.7})
+    assert math.isnan(seed_average([{"a": 1.0}, {"a": math.nan}])["a"])
+    assert seed_average([]) == {}

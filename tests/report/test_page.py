@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,7 +10,8 @@ from mindgap.evaluation.scores import Score
 from mindgap.evaluation.statistics import Interval
 from mindgap.evaluation.summary import summarise
 from mindgap.report.figures import Picture
-from mindgap.report.page import Comparison, RunSection, build_page, format_mm, format_signed, result_sentence
+from mindgap.report.page import Comparison, RunSection, build_page, format_mm, format_p, format_signed, result_sentence
+from mindgap.sequences import SUBSETS, format_subset
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x.png>"
 
@@ -194,3 +196,43 @@ def test_a_run_without_logs_or_facts_stands():
     assert "Nothing was logged." in words
     only_terms = RunSection("r", {}, {}, [{"step": 1, "loss": 1.0}], [])
     assert "Anchor weights" not in words_of(page_of(runs=[only_terms]))
+
+
+def test_etpp_and_other_metrics_stand_where_they_were_computed():
+    words = words_of(page_of(scores=make_scores()))
+    assert "ETpp" not in words
+    assert "Surface Dice" not in words
+    scores = [replace(score, surface_dice=0.625) for score in make_scores()]
+    scores += [replace(score, region="ETpp", dice=0.125) for score in scores if score.region == "ET"]
+    page = page_of(scores=scores)
+    words = words_of(page)
+    assert "ETpp Dice" in words
+    assert "ETpp HD95" not in words
+    assert "0.125" in words
+    assert "Surface Dice" in words
+    assert words.count("0.625") == 4
+    assert "ETpp v1: " in words
+    assert "surface Dice v1: " in words
+    assert "lesion-wise" not in words
+    Collector(page)
+
+
+def test_p_values_are_adjusted_and_their_reach_is_said():
+    nine = Interval(0.02, 0.01, 0.03, 9)
+    comparisons = [Comparison(f"a minus b on {n}", "WT", nine, p) for n, p in enumerate((2 / 2**9, 0.5))]
+    words = words_of(page_of(comparisons=comparisons))
+    assert "0.0039 0.0078" in words
+    assert "0.5 0.5" in words
+    assert "with 9 cases and 2 tests the smallest adjusted p within reach is 0.0078." in words
+    words = words_of(page_of(comparisons=comparisons[:1] * 16))
+    assert "is 0.062: no difference, however large, can be significant here." in words
+    words = words_of(page_of(comparisons=[Comparison("a minus b", "WT", nine)]))
+    assert "within reach" not in words
+    assert format_p(1e-9) == "< 0.0001"
+
+
+def test_the_mean_of_fifteen_subsets_is_a_row_and_no_part_of_the_sentence():
+    scores = [score for subset in SUBSETS for score in make_scores(subset=format_subset(subset))]
+    words = words_of(page_of(scores=scores))
+    assert "mean of 15" in words
+    assert "mean of 15" not in result_sentence(summarise(scores))

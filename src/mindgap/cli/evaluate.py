@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from mindgap.cli.terminal import ProgressLine, parse, print_table, say
 
 if TYPE_CHECKING:
     from mindgap.evaluation.scores import Score
+    from mindgap.evaluation.statistics import Interval
+    from mindgap.evaluation.summary import SummaryRow
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a trained network on a cohort with reference labels: Dice and HD95 of WT, TC and ET, in the native grid.
+    """Score a trained network on a cohort with reference labels: WT, TC, ET, and ETpp (ET without small predictions).
 
     Beside the network stands the best single threshold on the same sequences, fitted on its training cases.
 
@@ -26,6 +29,13 @@ class Evaluate:
         model: Run folder.
         out: Where the scores go besides RUN/scores.csv.
         baseline: threshold, or none.
+        subsets: What the network is to look at, such as T1+T2,FLAIR; all are the fifteen. By default all it takes.
+        metrics: Which columns are computed: brats2018 (Dice, HD95), brats2023 (lesion-wise Dice too), default (surface
+            Dice too), all (HD95 in medpy's convention too).
+        protocol: strict opens only the files of a subset. leaky takes crop and intensity scale from all four files, as
+            many published scores do.
+        grid: native compares masks on the grid of the files, model on the network's.
+        protokd_crop: Count only what lies in the fixed crop of ProtoKD's tables (BraTS grid).
         cases: test scores the test part of the run's split, all scores every case of DATA.
         labels: Label convention of DATA, where its files do not tell.
         name: Name of the network in the table; the run folder's by default.
@@ -38,6 +48,11 @@ class Evaluate:
     model: Path
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     baseline: Literal["threshold", "none"] = "threshold"
+    subsets: str | None = None
+    metrics: Literal["default", "brats2018", "brats2023", "all"] = "default"
+    protocol: Literal["strict", "leaky"] = "strict"
+    grid: Literal["native", "model"] = "native"
+    protokd_crop: bool = False
     cases: Literal["test", "all"] = "test"
     labels: str | None = None
     name: str | None = None
@@ -53,11 +68,19 @@ def run(words: Sequence[str]) -> int:
 
     keep_freed_memory()
     from mindgap.api import evaluate
+    from mindgap.evaluation.presets import find_preset
+    from mindgap.evaluation.rules import Rules
+    from mindgap.files import read_json
+    from mindgap.runfiles import EVALUATION
+    from mindgap.sequences import parse_subsets
 
+    rules = Rules(find_preset(settings.metrics), settings.protocol, settings.grid, settings.protokd_crop)
     scores, failed = evaluate(
         settings.model,
         settings.data,
         settings.out,
+        subsets=None if settings.subsets is None else parse_subsets(settings.subsets),
+        rules=rules,
         baseline=settings.baseline == "threshold",
         cases=settings.cases,
         labels=settings.labels,
@@ -67,7 +90,8 @@ def run(words: Sequence[str]) -> int:
         coverage=settings.coverage,
         progress=ProgressLine("scoring"),
     )
-    print_scores(scores)
+    spacings_mm = [(x, y, z) for x, y, z in read_json(settings.model / EVALUATION)["spacings_mm"]]
+    print_scores(scores, rules.describe(spacings_mm))
     if settings.cases == "all":
         say("every case of DATA was scored, those the network learnt from too: this is no estimate of its accuracy.")
     for reason in failed.values():
@@ -75,30 +99,53 @@ def run(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def print_scores(scores: Sequence[Score]) -> None:
-    """Print one row per model and subset: mean Dice with its interval, and HD95."""
-    from mindgap.evaluation.metrics import DEFINITIONS
-    from mindgap.evaluation.statistics import Interval
-    from mindgap.evaluation.summary import summarise
-    from mindgap.regions import REGIONS
+def print_scores(scores: Sequence[Score], explained: Sequence[str] | None = None) -> None:
+    """Print one row per model and subset: mean Dice with its interval, then the other columns, then what they mean.
 
-    def cell(interval: Interval) -> str:
-        return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    Args:
+        scores: Rows of scores.csv.
+        explained: Lines about the rules; those of the default ones when None.
+    """
+    from mindgap.evaluation.presets import DEFINITIONS
+    from mindgap.evaluation.rules import DEFAULT_RULES
+    from mindgap.evaluation.scores import TABLE_REGIONS
+    from mindgap.evaluation.summary import average_subsets, summarise
 
-    header = ["model", "subset", "n", *(f"Dice {region}" for region in REGIONS), "mean"]
-    header += [f"HD95 {region}" for region in REGIONS]
-    rows = [
-        [
-            row.model,
-            row.subset,
-            str(row.n),
-            *(cell(row.dice[str(region)]) for region in REGIONS),
-            f"{row.mean.mean:.3f}",
-            *(f"{row.hd95_mm[str(region)]:.1f}" for region in REGIONS),
-        ]
-        for row in summarise(scores)
-    ]
-    print_table(header, rows)
-    say("native grid; Dice and HD95 in mm are means over cases, with 95 % bootstrap intervals.")
-    for definition in DEFINITIONS.values():
-        say(definition.text)
+    rows = summarise(scores) + summarise(average_subsets(scores))
+    print_table(
+        ["model", "subset", "n", *(f"Dice {region}" for region in TABLE_REGIONS), "mean"],
+        (
+            [
+                row.model,
+                row.subset,
+                str(row.n),
+                *(_interval(row.dice[r]) for r in TABLE_REGIONS),
+                _number(row.mean.mean),
+            ]
+            for row in rows
+        ),
+    )
+    columns = [column for column in DEFINITIONS if column != "dice" and any(column in row.means for row in rows)]
+    say(f"{' / '.join(TABLE_REGIONS)}:")
+    print_table(
+        ["model", "subset", *(DEFINITIONS[column].title for column in columns)],
+        ([row.model, row.subset, *(_values(row, column) for column in columns)] for row in rows),
+    )
+    say("means over cases, Dice with 95 % bootstrap intervals; the column mean is that of WT, TC and ET.")
+    for line in DEFAULT_RULES.describe() if explained is None else explained:
+        say(line)
+
+
+def _interval(interval: Interval) -> str:
+    if not math.isfinite(interval.low):  # one case has none
+        return _number(interval.mean)
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _values(row: SummaryRow, column: str) -> str:
+    values = row.means.get(column, dict.fromkeys(row.dice, math.nan)).values()
+    return " / ".join(_number(value, 1 if column.endswith("_mm") else 3) for value in values)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"

@@ -6,31 +6,40 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.errors import MindgapError
-from mindgap.evaluation.metrics import Mask, Spacing, dice, hd95_mm
+from mindgap.evaluation.lesions import without_small
+from mindgap.evaluation.metrics import Mask, Spacing
+from mindgap.evaluation.presets import ETPP, PRESETS, MetricPreset
 from mindgap.files import write_text
 from mindgap.regions import REGIONS, Region, region_mask
+
+TABLE_REGIONS = (*map(str, REGIONS), ETPP)
+"""Rows of a case; means over regions are over WT, TC and ET."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well one region of one case was found.
+    """How well one region of one case was found; what the columns mean stands in ``evaluation.presets``.
 
     Attributes:
         model: Who predicted ("threshold" is the best single threshold).
         case: Case id.
         subset: Sequences used, such as "T1+FLAIR".
-        region: WT, TC or ET.
-        dice: 0 to 1, definition "Dice v1".
-        hd95_mm: Definition "HD95 v1", NaN where undefined.
+        region: WT, TC, ET or ETpp.
+        dice: 0 to 1.
+        hd95_mm: NaN where undefined.
         reference_ml: Volume of the reference.
         predicted_ml: Volume of the prediction.
+        hd95_pooled_mm: NaN where undefined or not computed.
+        surface_dice: 0 to 1, NaN where not computed.
+        lesionwise_dice: 0 to 1, NaN where not computed.
     """
 
     model: str
@@ -41,6 +50,15 @@ class Score:
     hd95_mm: float
     reference_ml: float
     predicted_ml: float
+    hd95_pooled_mm: float = math.nan
+    surface_dice: float = math.nan
+    lesionwise_dice: float = math.nan
+
+
+WORDS = ("model", "case", "subset", "region")
+COLUMNS = tuple(field.name for field in fields(Score))
+OPTIONAL_COLUMNS = tuple(field.name for field in fields(Score) if field.default is not MISSING)
+"""Columns that depend on the metrics asked for; files written before there were any lack them."""
 
 
 def score_case(
@@ -51,6 +69,7 @@ def score_case(
     model: str,
     case: str,
     subset: str,
+    metrics: MetricPreset = PRESETS["default"],
 ) -> list[Score]:
     """Score one prediction in all regions.
 
@@ -61,9 +80,10 @@ def score_case(
         model: Name of the row.
         case: Name of the case.
         subset: Name of the subset.
+        metrics: Which columns to compute.
     """
     masks = {region: region_mask(predicted, region) for region in REGIONS}
-    return score_masks(masks, reference, spacing_mm, model=model, case=case, subset=subset)
+    return score_masks(masks, reference, spacing_mm, model=model, case=case, subset=subset, metrics=metrics)
 
 
 def score_masks(
@@ -74,31 +94,29 @@ def score_masks(
     model: str,
     case: str,
     subset: str,
+    metrics: MetricPreset = PRESETS["default"],
 ) -> list[Score]:
     """As :func:`score_case`, for a prediction given as one mask per region (they need not be nested)."""
     voxel_ml = math.prod(spacing_mm) / 1000.0
-    rows = []
-    for region in REGIONS:
-        a, b = predicted[region], region_mask(reference, region)
-        rows.append(
-            Score(
-                model=model,
-                case=case,
-                subset=subset,
-                region=str(region),
-                dice=dice(a, b),
-                hd95_mm=hd95_mm(a, b, spacing_mm),
-                reference_ml=float(b.sum()) * voxel_ml,
-                predicted_ml=float(a.sum()) * voxel_ml,
-            )
-        )
+
+    def row(region: str, a: Mask, b: Mask) -> Score:
+        values = dict.fromkeys(("dice", "hd95_mm"), math.nan)
+        values |= {d.name: d.measure(a, b, spacing_mm) for d in metrics.definitions}
+        volumes = {"reference_ml": float(b.sum()) * voxel_ml, "predicted_ml": float(a.sum()) * voxel_ml}
+        return Score(model=model, case=case, subset=subset, region=region, **values, **volumes)
+
+    rows = [row(str(region), predicted[region], region_mask(reference, region)) for region in REGIONS]
+    found = predicted[Region.ET]
+    kept = without_small(found, spacing_mm)
+    same = kept.any() == found.any()
+    rows.append(replace(rows[-1], region=ETPP) if same else row(ETPP, kept, region_mask(reference, Region.ET)))
     return rows
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Write scores.csv atomically."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Score)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for score in scores:
         row = asdict(score)
@@ -107,27 +125,19 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read scores.csv.
+    """Read scores.csv; columns that older files lack are NaN.
 
     Raises:
         MindgapError: The file is missing or has other columns.
     """
-    names = [field.name for field in fields(Score)]
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             reader = csv.DictReader(handle)
-            if reader.fieldnames != names:
-                raise MindgapError(f"{path} has columns {reader.fieldnames}, expected {names}.")
-            return [
-                Score(
-                    row["model"],
-                    row["case"],
-                    row["subset"],
-                    row["region"],
-                    *(float(row[name]) for name in names[4:]),
-                )
-                for row in reader
-            ]
+            names = tuple(reader.fieldnames or ())
+            needed = len(COLUMNS) - len(OPTIONAL_COLUMNS)
+            if names[:needed] != COLUMNS[:needed] or not set(names[needed:]) <= set(OPTIONAL_COLUMNS):
+                raise MindgapError(f"{path} has columns {list(names)}, expected {list(COLUMNS)}.")
+            return [_from_row(row) for row in reader]
     except FileNotFoundError as error:
         raise MindgapError(f"{path} does not exist: run `mindgap evaluate` first.") from error
 
@@ -141,3 +151,8 @@ def values_of(
         for score in scores
         if (score.model, score.subset, score.region) == (model, subset, region)
     }
+
+
+def _from_row(row: Mapping[str, str]) -> Score:
+    values: dict[str, Any] = {n: cell if n in WORDS else float(cell or "nan") for n, cell in row.items()}
+    return Score(**values)

@@ -1,8 +1,8 @@
-"""Means with intervals over cases."""
+"""Means with intervals over cases, and tests across cases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,83 @@ def bootstrap_mean(values: Mapping[str, float], *, draws: int = 4000, seed: int 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> Interval:
     """Mean of first minus second over the cases both have, with its bootstrap interval over cases."""
     return bootstrap_mean({case: first[case] - second[case] for case in sorted(first) if case in second}, seed=seed)
+
+
+def seed_average(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each case over training runs that differ by their seed; comes before any test across cases.
+
+    Runs on the same cases are no independent cases: pooling them would make every interval too narrow.
+
+    Args:
+        runs: For each seed case -> value.
+
+    Returns:
+        Case -> mean, for the cases that every run has; NaN where one of them is NaN.
+    """
+    shared = [case for case in sorted(runs[0]) if all(case in run for run in runs)] if runs else []
+    return {case: float(np.mean([run[case] for run in runs])) for case in shared}
+
+
+def wilcoxon(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """Two-sided Wilcoxon signed-rank test of first against second over the cases both have, zeros by Pratt.
+
+    Differences of 0 take part in the ranking and are then left out of the sums, so that cases on which two networks
+    agree speak for no difference.
+
+    Args:
+        first: Case -> value.
+        second: Case -> value.
+
+    Returns:
+        The p value: 1 where all differences are 0, NaN without a case. Exact for few cases (scipy: up to 50, up to 13
+        with zeros or ties), a normal approximation beyond.
+
+    Reference:
+        Pratt, Remarks on Zeros and Ties in the Wilcoxon Signed Rank Procedures, JASA 1959; ``scipy.stats.wilcoxon``.
+    """
+    differences = np.array([first[case] - second[case] for case in sorted(first) if case in second], dtype=np.float64)
+    differences = differences[np.isfinite(differences)]
+    if len(differences) == 0:
+        return float("nan")
+    if not differences.any():
+        return 1.0
+    from scipy import stats
+
+    return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    r"""Adjusted p values of a family by Holm: below the level, at most that share of families has a false finding.
+
+    With the m values in rising order $\tilde p_{(i)} = \max_{j\le i} \min(1, (m-j+1)\,p_{(j)})$.
+
+    Args:
+        p_values: Of every test of the family; NaN (a test without cases) is not one of them and stays NaN.
+
+    Returns:
+        In the order they came.
+
+    Reference:
+        Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 1979.
+    """
+    adjusted, largest = [float("nan")] * len(p_values), 0.0
+    order = sorted((n for n, p in enumerate(p_values) if np.isfinite(p)), key=lambda n: p_values[n])
+    for rank, n in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[n]))
+        adjusted[n] = largest
+    return adjusted
+
+
+def smallest_attainable_p(cases: int, family: int = 1) -> float:
+    r"""The smallest adjusted p that :func:`wilcoxon` and :func:`holm` can give: $\min(1, m\,2^{1-n})$.
+
+    Stands beside a table of p values: where it is above the level, no difference however large is significant.
+
+    Args:
+        cases: Number n of cases.
+        family: Number m of tests.
+    """
+    return min(1.0, family * 2.0 ** (1 - cases)) if cases > 0 else 1.0
 
 
 def _resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:

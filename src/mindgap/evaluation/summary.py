@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindgap.evaluation.scores import Score, values_of
+from mindgap.evaluation.scores import COLUMNS, OPTIONAL_COLUMNS, TABLE_REGIONS, WORDS, Score, values_of
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.regions import REGIONS
+from mindgap.sequences import SUBSETS, format_subset
 
 BASELINE = "threshold"
 """Model name of the best single threshold, the row every table carries."""
+ALL_SUBSETS = "mean of 15"
+"""Subset name of a row that averages the fifteen."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class SummaryRow:
         model: Who predicted.
         subset: Sequences used, such as "T1+FLAIR".
         n: Number of cases.
-        dice: Region -> mean over cases with its 95 % interval.
+        dice: WT, TC, ET or ETpp -> mean over cases with its 95 % interval.
         mean: Of the mean over WT, TC and ET within each case; cases that lack a region are left out.
-        hd95_mm: Region -> mean over the cases where it is defined, NaN if there is none.
+        means: Every other column that has values -> region -> mean over the cases where it is defined, else NaN.
     """
 
     model: str
@@ -33,7 +36,12 @@ class SummaryRow:
     n: int
     dice: Mapping[str, Interval]
     mean: Interval
-    hd95_mm: Mapping[str, float]
+    means: Mapping[str, Mapping[str, float]]
+
+    @property
+    def hd95_mm(self) -> Mapping[str, float]:
+        """Region -> mean HD95, NaN where it is never defined."""
+        return self.means.get("hd95_mm", dict.fromkeys(TABLE_REGIONS, float("nan")))
 
     @property
     def is_baseline(self) -> bool:
@@ -64,6 +72,29 @@ def mean_dice_of_cases(scores: Sequence[Score], *, model: str, subset: str) -> d
     }
 
 
+def average_subsets(scores: Sequence[Score]) -> list[Score]:
+    """Scores averaged over the fifteen subsets within each case, for the models and cases that have them all.
+
+    Peers print this average. Averaging before the cases are compared keeps the cases independent.
+
+    Args:
+        scores: Rows of scores.csv.
+
+    Returns:
+        Rows whose subset is :data:`ALL_SUBSETS`; a distance is averaged over the subsets where it is defined.
+    """
+    groups: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        groups.setdefault((score.model, score.case, score.region), []).append(score)
+    wanted = {format_subset(subset) for subset in SUBSETS}
+    averaged = []
+    for (model, case, region), rows in groups.items():
+        if {row.subset for row in rows} == wanted:
+            values = {column: _mean([getattr(row, column) for row in rows]) for column in COLUMNS[len(WORDS) :]}
+            averaged.append(Score(model, case, ALL_SUBSETS, region, **values))
+    return averaged
+
+
 def _order(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     ordered = [pair for pair in pairs if pair[0] != BASELINE]
     for baseline in (pair for pair in pairs if pair[0] == BASELINE):
@@ -73,19 +104,23 @@ def _order(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _summarise_one(scores: Sequence[Score], model: str, subset: str) -> SummaryRow:
-    dice, hd95 = {}, {}
-    for region in map(str, REGIONS):
-        dice[region] = bootstrap_mean(values_of(scores, model=model, subset=subset, region=region))
-        distances = np.array(
-            list(values_of(scores, model=model, subset=subset, region=region, column="hd95_mm").values())
-        )
-        defined = distances[np.isfinite(distances)]
-        hd95[region] = float(defined.mean()) if len(defined) else float("nan")
+    mine = [score for score in scores if (score.model, score.subset) == (model, subset)]
+
+    def mean(region: str, column: str) -> float:
+        return _mean([getattr(score, column) for score in mine if score.region == region])
+
+    means = {column: {r: mean(r, column) for r in TABLE_REGIONS} for column in ("hd95_mm", *OPTIONAL_COLUMNS)}
     return SummaryRow(
         model=model,
         subset=subset,
-        n=len({score.case for score in scores if (score.model, score.subset) == (model, subset)}),
-        dice=dice,
-        mean=bootstrap_mean(mean_dice_of_cases(scores, model=model, subset=subset)),
-        hd95_mm=hd95,
+        n=len({score.case for score in mine}),
+        dice={r: bootstrap_mean(values_of(mine, model=model, subset=subset, region=r)) for r in TABLE_REGIONS},
+        mean=bootstrap_mean(mean_dice_of_cases(mine, model=model, subset=subset)),
+        means={column: row for column, row in means.items() if np.isfinite(list(row.values())).any()},
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of the finite values; NaN without any."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")

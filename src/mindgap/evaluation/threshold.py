@@ -72,15 +72,24 @@ def predict_threshold(prepared: PreparedCase, fitted: Fitted, subset: Subset) ->
     Raises:
         MindgapError: No sequence of the subset was among the fitted cases.
     """
-    masks = {}
     codes = encode(prepared.image).numpy()
+    chosen = choose_sequences(fitted, tuple(s for s in subset if s in prepared.sequences), case=prepared.case_id)
+    return {region: fitted[region][s].apply(codes[prepared.sequences.index(s)]) for region, s in chosen.items()}
+
+
+def choose_sequences(fitted: Fitted, subset: Subset, *, case: str) -> dict[Region, Sequence]:
+    """For each region the sequence of a subset that did best on the fitted cases.
+
+    Raises:
+        MindgapError: No sequence of the subset was among the fitted cases.
+    """
+    chosen = {}
     for region in REGIONS:
-        known = [sequence for sequence in subset if sequence in fitted[region] and sequence in prepared.sequences]
+        known = [sequence for sequence in subset if sequence in fitted[region]]
         if not known:
-            raise MindgapError(f"{prepared.case_id}: no threshold was fitted for any of {[str(s) for s in subset]}.")
-        best = max(known, key=lambda sequence: fitted[region][sequence].dice)
-        masks[region] = fitted[region][best].apply(codes[prepared.sequences.index(best)])
-    return masks
+            raise MindgapError(f"{case}: no threshold was fitted for any of {[str(s) for s in subset]}.")
+        chosen[region] = max(known, key=lambda sequence: fitted[region][sequence].dice)
+    return chosen
 
 
 def thresholds_to_plain(fitted: Fitted) -> dict[str, Any]:

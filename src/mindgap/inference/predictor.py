@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,19 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import Float, classes_from_regions
+from mindgap.batch import BACKGROUND, Float, classes_from_regions
 from mindgap.data.case import Case
 from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Preparation, PreparedCase
-from mindgap.errors import InputError
+from mindgap.errors import InputError, SettingError
 from mindgap.inference.tiling import predict_tiled, predict_whole
 from mindgap.networks.blocks import channels_last
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import ModelCard, TrainedNetwork, load_network
 from mindgap.processor import Precision, choose_precision, detect_processor
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
-from mindgap.sequences import Subset, format_subset
+from mindgap.sequences import SUBSETS, Subset, format_subset, make_subset
 
 Coverage = Literal["tiles", "whole"]
 
@@ -85,38 +86,74 @@ class Predictor:
         """Load a model folder."""
         return cls(load_network(folder), device=device, precision=precision, coverage=coverage)
 
-    def serve(self, case_id: str, available: Subset) -> Subset:
-        """The sequences of a case that the network will look at.
+    @property
+    def subsets(self) -> tuple[Subset, ...]:
+        """Every subset the network takes: its own sequences, or also all subsets of them."""
+        own = self.card.sequences
+        return tuple(s for s in SUBSETS if set(s) <= set(own)) if self.card.any_subset else (own,)
+
+    def check(self, subset: Subset) -> None:
+        """Refuse a subset the network does not take.
 
         Raises:
-            InputError: The case lacks one the network needs.
+            SettingError: It takes no such subset.
         """
-        missing = [sequence for sequence in self.card.sequences if sequence not in available]
-        if missing:
-            raise InputError(
-                case=case_id,
-                expected=f"{format_subset(self.card.sequences)}, what the network in {self.folder} was trained on",
-                found=format_subset(available),
-                mend=f"add {format_subset(missing)}, or name a model trained for {format_subset(available)} or less",
-            )
-        return self.card.sequences
+        if subset in self.subsets:
+            return
+        own = format_subset(self.card.sequences)
+        takes = f"{own} and subsets of it" if self.card.any_subset else f"{own} and no other subset"
+        raise SettingError(
+            f"the network in {self.folder} takes {takes}, not {format_subset(subset)}: leave the subset out, or name "
+            "a model trained for it."
+        )
 
-    def segment(self, case: Case) -> Segmentation:
+    def serve(self, case_id: str, available: Subset, subset: Subset | None = None) -> Subset:
+        """The sequences of a case that the network will look at.
+
+        Args:
+            case_id: Name for the message.
+            available: What the case has.
+            subset: What it has to be; None for as much as the network takes.
+
+        Raises:
+            InputError: The case lacks one that is needed.
+        """
+        wanted = subset or self.card.sequences
+        chosen = tuple(sequence for sequence in wanted if sequence in available)
+        if chosen == wanted or (subset is None and self.card.any_subset and chosen):
+            return chosen
+        missing = format_subset(sequence for sequence in wanted if sequence not in available)
+        some = "any of " if self.card.any_subset and subset is None else ""
+        raise InputError(
+            case=case_id,
+            expected=f"{some}{format_subset(wanted)}, which the network in {self.folder} needs",
+            found=format_subset(available),
+            mend=f"add {missing}, or name a model trained for {format_subset(available)} or less",
+        )
+
+    def segment(self, case: Case, subset: Subset | None = None) -> Segmentation:
         """Segment a case on its own grid.
 
         The probabilities, not labels, are resampled back; the most probable class wins, so that
         ET lies within TC within WT.
+
+        Args:
+            case: The loaded sequences.
+            subset: What to look at; as much of the case as the network takes when None.
         """
-        self.serve(case.case_id, case.sequences)
+        if subset is not None:
+            subset = make_subset(subset)
+            self.check(subset)
+        used = self.serve(case.case_id, case.sequences, subset)
         # What a case was let through with at birth (affines that disagree) is not refused here again.
-        chosen = Case(case.case_id, {s: case.images[s] for s in self.card.sequences}, None, force=True)
+        chosen = Case(case.case_id, {s: case.images[s] for s in used}, None, force=True)
         prepared = prepare_case(chosen, self.preparation)
         native = put_back(self.probabilities(prepared), prepared.placement)
         target = classes_from_regions(native).numpy()
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
             case_id=case.case_id,
-            subset=self.card.sequences,
+            subset=used,
             target=target,
             probabilities=native.numpy(),
             like=chosen.reference,
@@ -124,17 +161,20 @@ class Predictor:
         )
 
     def probabilities(self, prepared: PreparedCase) -> Float[Tensor, "R i j k"]:
-        """Probabilities of WT, TC, ET on the prepared crop, in host memory."""
+        """Probabilities of WT, TC, ET on the prepared crop, in host memory; what the crop lacks is absent."""
+        columns = dict(zip(prepared.sequences, prepared.image, strict=True))
+        absent = torch.full_like(prepared.image[0], BACKGROUND)
+        image = torch.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
+        run = partial(self._run, present=torch.tensor([s in columns for s in self.card.sequences]))
         if self.coverage == "tiles":
-            return predict_tiled(prepared.image, self._run, window=self.card.crop).cpu()
-        return predict_whole(prepared.image, self._run, multiple=STRIDE).cpu()
+            return predict_tiled(image, run, window=self.card.crop).cpu()
+        return predict_whole(image, run, multiple=STRIDE).cpu()
 
     @torch.inference_mode()
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor, *, present: Tensor) -> Tensor:
         images = images.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-        present = torch.ones(images.shape[:2], dtype=torch.bool)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.network(images, present)
+            output = self.network(images, present.expand(len(images), -1))
         probabilities: Tensor = output.region_probabilities()
         return probabilities
 

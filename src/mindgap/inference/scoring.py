@@ -1,26 +1,32 @@
-"""Cases through a predictor into scores, on the cases' own grids against their own labels."""
+"""Cases through a predictor into scores, by rules that say what is known and where masks are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from mindgap.batch import Float, classes_from_regions
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.nifti import write_label
-from mindgap.data.preparation import prepare_case, put_back
+from mindgap.data.preparation import put_back, target_on_grid
+from mindgap.data.prepared import Placement, PreparedCase, paste
 from mindgap.errors import InputError
-from mindgap.evaluation.metrics import Mask
+from mindgap.evaluation.metrics import Mask, Spacing
+from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, score_case, score_masks
 from mindgap.evaluation.summary import BASELINE
-from mindgap.evaluation.threshold import Fitted, predict_threshold
+from mindgap.evaluation.threshold import Fitted, choose_sequences, predict_threshold
+from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor
 from mindgap.regions import LabelConvention, Region
-from mindgap.sequences import format_subset
+from mindgap.sequences import Sequence as MriSequence
+from mindgap.sequences import Subset, format_subset, make_subset
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,13 @@ class Scoring:
 
     Attributes:
         scores: A row per model, case, subset and region.
-        failed: Cases that could not be scored, with the reason.
+        failed: Cases of which something could not be scored, with the reason.
+        spacings_mm: Voxel edges of the grids that were compared.
     """
 
-    scores: list[Score]
-    failed: dict[str, str]
+    scores: list[Score] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    spacings_mm: set[Spacing] = field(default_factory=set)
 
 
 def score_cohort(
@@ -42,63 +50,128 @@ def score_cohort(
     convention: LabelConvention,
     *,
     model: str,
+    subsets: Sequence[Subset] | None = None,
+    rules: Rules = DEFAULT_RULES,
     thresholds: Fitted | None = None,
     predictions: Path | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, case: None,
 ) -> Scoring:
-    """Segment and score every case that has the network's sequences and a reference; list the others.
-
-    Only the files of those sequences, and the label, are opened.
+    """Segment and score every case on every subset it has, against its reference; list what could not be scored.
 
     Args:
         predictor: A trained network.
         cases: Who to score.
         convention: Of the labels.
         model: Name of the network's rows.
+        subsets: What the network is to look at; all it takes when None.
+        rules: Metrics, grid and protocol.
         thresholds: A fitted baseline, scored beside the network on the same sequences.
-        predictions: Folder for the masks, ``<subset>/<case>.nii.gz``; None writes none.
-        progress: Called after each case.
+        predictions: Folder for the masks on the files' grid, ``<subset>/<case>.nii.gz``; None writes none.
+        progress: Called after each subset of each case.
+
+    Raises:
+        SettingError: The network does not take one of the subsets.
     """
-    subset = format_subset(predictor.card.sequences)
-    scores: list[Score] = []
-    failed: dict[str, str] = {}
-    for done, files in enumerate(cases, start=1):
-        try:
-            predictor.serve(files.case_id, files.sequences)
-            case, reference = _load(files, predictor, convention)
-            segmentation = predictor.segment(case)
-            spacing = case.reference.spacing_mm
-            scores += score_case(
-                segmentation.target, reference, spacing, model=model, case=files.case_id, subset=subset
+    chosen = predictor.subsets if subsets is None else tuple(make_subset(subset) for subset in subsets)
+    for subset in chosen:
+        predictor.check(subset)
+    scoring = Scoring()
+    for number, files in enumerate(cases):
+        opened = OpenedCase(files, convention, predictor.preparation, rules)
+        baseline = None if thresholds is None else _Baseline(thresholds)
+        reasons: dict[str, list[str]] = {}
+        for done, subset in enumerate(chosen, start=number * len(chosen) + 1):
+            name = format_subset(subset)
+            try:
+                predictor.serve(files.case_id, files.sequences, subset)
+                view = _View(opened.case(subset), opened.prepared(subset), rules, model, name)
+                scoring.scores.extend(_score_network(predictor, view, convention, predictions))
+                if baseline is not None:
+                    scoring.scores.extend(baseline.score(view, subset))
+                scoring.spacings_mm.add(view.spacing_mm)
+            except InputError as error:
+                reasons.setdefault(str(error), []).append(name)
+            progress(done, len(cases) * len(chosen), files.case_id)
+        if reasons:
+            several = len(chosen) > 1
+            said = (f"{text} (for {', '.join(names)})" if several else text for text, names in reasons.items())
+            scoring.failed[files.case_id] = "\n".join(said)
+    return scoring
+
+
+@dataclass(frozen=True)
+class _View:
+    """One subset of one case, and the grid its masks are compared on."""
+
+    case: Case
+    prepared: PreparedCase
+    rules: Rules
+    model: str
+    subset: str
+
+    def on_grid(self, maps: Float[Tensor, "R i j k"]) -> Float[Tensor, "R x y z"]:
+        """Maps on the crop, brought to the grid of the scores."""
+        back: Callable[[Tensor, Placement], Tensor] = put_back if self.rules.grid == "native" else paste
+        return back(maps, self.prepared.placement)
+
+    @property
+    def reference(self) -> NDArray[np.uint8]:
+        """Classes on the grid of the scores."""
+        assert self.case.target is not None
+        native = self.rules.grid == "native"
+        return self.case.target if native else target_on_grid(self.case.target, self.prepared.placement)
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Voxel edges of the grid of the scores."""
+        return self.case.reference.spacing_mm if self.rules.grid == "native" else self.prepared.spacing_mm
+
+
+def _score_network(
+    predictor: Predictor, view: _View, convention: LabelConvention, predictions: Path | None
+) -> list[Score]:
+    maps = predictor.probabilities(view.prepared)
+    predicted = classes_from_regions(view.on_grid(maps)).numpy()
+    if predictions is not None:
+        native = predicted
+        if view.rules.grid != "native":
+            native = classes_from_regions(put_back(maps, view.prepared.placement)).numpy()
+        path = predictions / view.subset / f"{view.case.case_id}.nii.gz"
+        write_label(path, native, like=view.case.reference, convention=convention)
+    return score_case(
+        predicted,
+        view.reference,
+        view.spacing_mm,
+        model=view.model,
+        case=view.case.case_id,
+        subset=view.subset,
+        metrics=view.rules.metrics,
+    )
+
+
+class _Baseline:
+    """The threshold baseline of one case: subsets whose best sequences are the same have the same masks and scores."""
+
+    def __init__(self, thresholds: Fitted) -> None:
+        self.thresholds = thresholds
+        self._known: dict[tuple[MriSequence, ...], list[Score]] = {}
+
+    def score(self, view: _View, subset: Subset) -> list[Score]:
+        best = tuple(choose_sequences(self.thresholds, subset, case=view.case.case_id).values())
+        if best not in self._known:
+            self._known[best] = score_masks(
+                self._masks(view, subset),
+                view.reference,
+                view.spacing_mm,
+                model=BASELINE,
+                case=view.case.case_id,
+                subset=view.subset,
+                metrics=view.rules.metrics,
             )
-            if thresholds is not None:
-                masks = threshold_masks(case, predictor, thresholds)
-                scores += score_masks(masks, reference, spacing, model=BASELINE, case=files.case_id, subset=subset)
-            if predictions is not None:
-                path = predictions / subset / f"{files.case_id}.nii.gz"
-                write_label(path, segmentation.target, like=segmentation.like, convention=convention)
-        except InputError as error:
-            failed[files.case_id] = str(error)
-        progress(done, len(cases), files.case_id)
-    return Scoring(scores, failed)
+        return [replace(row, subset=view.subset) for row in self._known[best]]
 
-
-def threshold_masks(case: Case, predictor: Predictor, thresholds: Fitted) -> dict[Region, Mask]:
-    """The baseline's masks on the case's own grid, by the same preparation and the same way back."""
-    prepared = prepare_case(case, predictor.preparation)
-    found = predict_threshold(prepared, thresholds, predictor.card.sequences)
-    maps = torch.from_numpy(np.stack([mask.astype(np.float32) for mask in found.values()]))
-    native = put_back(maps, prepared.placement).numpy() >= 0.5
-    return dict(zip(found, native, strict=True))
-
-
-def _load(files: CaseFiles, predictor: Predictor, convention: LabelConvention) -> tuple[Case, NDArray[np.uint8]]:
-    case = files.load(predictor.card.sequences, convention=convention)
-    if case.target is None:
-        raise InputError(
-            case=files.case_id,
-            expected="a reference segmentation to score against",
-            found="none",
-            mend="add a file named *seg*, or use `mindgap segment`, which needs none",
-        )
-    return case, case.target
+    def _masks(self, view: _View, subset: Subset) -> dict[Region, Mask]:
+        """By the same preparation and the same way back as the network's."""
+        found = predict_threshold(view.prepared, self.thresholds, subset)
+        maps = torch.from_numpy(np.stack([mask.astype(np.float32) for mask in found.values()]))
+        return dict(zip(found, view.on_grid(maps).numpy() >= 0.5, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +14,9 @@ from mindgap.data.case import Case
 from mindgap.data.cohort import discover
 from mindgap.data.nifti import read_volume
 from mindgap.errors import InputError, MindgapError
+from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.evaluation.scores import Score, read_scores, values_of
-from mindgap.evaluation.statistics import bootstrap_mean, paired_difference
+from mindgap.evaluation.statistics import bootstrap_mean, paired_difference, wilcoxon
 from mindgap.evaluation.summary import BASELINE, mean_dice_of_cases
 from mindgap.files import read_json
 from mindgap.regions import REGIONS, find_convention, target_from_label
@@ -56,8 +57,7 @@ def collect(runs: Sequence[Path]) -> dict[str, Any]:
         if taken:  # two folders of the same name: seed0/teacher, seed1/teacher
             own = [replace(s, model=f"{run.resolve().parent.name}/{s.model}") if s.model in taken else s for s in own]
         scores += [score for score in own if score.model != BASELINE or (score.model, score.subset) not in known]
-        for case, reason in read_json(run / EVALUATION).get("failed", {}).items():
-            notes.append(f"{run.name}: {case} was not scored. {reason}")
+        notes += _remarks(run.name, read_json(run / EVALUATION))
         try:
             pictures += choose_pictures(run, own)
         except MindgapError as error:
@@ -69,6 +69,18 @@ def collect(runs: Sequence[Path]) -> dict[str, Any]:
         "pictures": pictures,
         "notes": notes,
     }
+
+
+def _remarks(name: str, evaluation: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores has to know: cases left out, and rules other than the usual ones."""
+    notes = [f"{name}: {case} was not scored. {reason}" for case, reason in evaluation.get("failed", {}).items()]
+    usual = DEFAULT_RULES.to_plain()
+    said = {key: evaluation.get(key, usual[key]) for key in ("protocol", "grid")}
+    rules = [f"{key} {value}" for key, value in said.items() if value != usual[key]]
+    rules += ["the ProtoKD crop"] * bool(evaluation.get("protokd_crop"))
+    if rules:
+        notes.append(f"{name} was scored with {' and '.join(rules)}: do not compare it with runs scored otherwise.")
+    return notes
 
 
 def load_section(run: Path) -> RunSection:
@@ -93,10 +105,11 @@ def compare(scores: Sequence[Score]) -> list[Comparison]:
                 for region in REGIONS
             ]
             for region, (later, earlier) in zip(REGIONS, rows, strict=True):
-                found.append(Comparison(text, str(region), paired_difference(later, earlier)))
+                p = wilcoxon(later, earlier)
+                found.append(Comparison(text, str(region), paired_difference(later, earlier), p))
             shared = [case for case in rows[0][0] if case in rows[0][1]]
             means = {case: float(np.mean([late[case] - early[case] for late, early in rows])) for case in shared}
-            found.append(Comparison(text, "mean", bootstrap_mean(means)))
+            found.append(Comparison(text, "mean", bootstrap_mean(means), wilcoxon(means, dict.fromkeys(means, 0.0))))
     return found
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import jinja2
 
-from mindgap.evaluation.metrics import DEFINITIONS, dice
-from mindgap.evaluation.scores import Score, values_of
-from mindgap.evaluation.statistics import Interval
-from mindgap.evaluation.summary import SummaryRow, summarise
+from mindgap.evaluation.metrics import dice
+from mindgap.evaluation.presets import DEFINITIONS, ETPP, ETPP_TEXT
+from mindgap.evaluation.scores import TABLE_REGIONS, Score, values_of
+from mindgap.evaluation.statistics import Interval, holm, smallest_attainable_p
+from mindgap.evaluation.summary import SummaryRow, average_subsets, summarise
 from mindgap.regions import REGIONS, region_mask
 from mindgap.report.figures import (
     ANCHOR_PREFIX,
@@ -30,6 +31,7 @@ _FEW_CASES = 20
 _LISTED = 8
 _CHART_DPI = 130
 _SENTENCE_SUBSETS = 3
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Comparison:
         text: What was subtracted from what, such as "pmkl minus unimodal on T1".
         region: WT, TC, ET or "mean".
         difference: Mean difference in Dice with its 95 % interval over cases.
+        p: Of a Wilcoxon signed-rank test over the same cases, not adjusted; NaN where there was none.
     """
 
     text: str
     region: str
     difference: Interval
+    p: float = math.nan
 
 
 def build_page(
@@ -89,22 +93,24 @@ def build_page(
         HTML in which pictures are data URIs; whatever comes from files is escaped.
     """
     rows = summarise(scores)
+    adjusted = holm([comparison.p for comparison in comparisons])
     template = resources.files("mindgap.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(score=format_score, interval=format_interval, signed=format_signed, mm=format_mm)
+    environment.filters.update(
+        score=format_score, interval=format_interval, signed=format_signed, mm=format_mm, p=format_p
+    )
     return environment.from_string(template).render(
         title=title,
         result=result_sentence(rows),
-        regions=[str(region) for region in REGIONS],
-        rows=rows,
+        **_describe_scores(scores, rows),
         few=any(0 < row.n < _FEW_CASES for row in rows),
-        verdicts=[(comparison, verdict_of(comparison.difference)) for comparison in comparisons],
+        verdicts=[(c, verdict_of(c.difference), p) for c, p in zip(comparisons, adjusted, strict=True)],
+        attainable=attainable_sentence(comparisons),
         score_chart=_data_uri(to_png(draw_scores(scores), dpi=_CHART_DPI)) if rows else None,
         galleries=_galleries(pictures, scores),
         runs=[_describe_run(run) for run in runs],
-        definitions=[definition.text for definition in DEFINITIONS.values()],
         notes=notes,
     )
 
@@ -138,6 +144,22 @@ def verdict_of(difference: Interval) -> tuple[str, str]:
     if difference.high < 0:
         return "down", "lower; interval lies below 0"
     return "open", "undecided; interval contains 0"
+
+
+def attainable_sentence(comparisons: Sequence[Comparison]) -> str:
+    """How small the adjusted p values of a table can get at all; empty without tests."""
+    tested = [comparison for comparison in comparisons if math.isfinite(comparison.p)]
+    if not tested:
+        return ""
+    cases = max(comparison.difference.n for comparison in tested)
+    least = smallest_attainable_p(cases, len(tested))
+    said = f"with {cases} cases and {len(tested)} tests the smallest adjusted p within reach is {format_p(least)}"
+    return said + (": no difference, however large, can be significant here" if least > _LEVEL else "") + "."
+
+
+def format_p(value: float) -> str:
+    """A p value to two digits, a dash where there is none."""
+    return "–" if not math.isfinite(value) else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
 
 
 def format_score(value: float) -> str:
@@ -207,6 +229,18 @@ def _alternative_text(picture: Picture, dices: Mapping[str, float]) -> str:
     if picture.reference is None:
         return f"{said} with the prediction as fill; there is no reference."
     return f"{said} with the prediction as fill, the reference as outline, and the errors; Dice {values}."
+
+
+def _describe_scores(scores: Sequence[Score], rows: Sequence[SummaryRow]) -> dict[str, Any]:
+    """What the tables show: ETpp and the optional columns only where a run has them."""
+    regions = [region for region in TABLE_REGIONS if region != ETPP or any(row.dice[region].n for row in rows)]
+    columns = ["dice", *(column for column in DEFINITIONS if any(column in row.means for row in rows))]
+    return {
+        "rows": [*rows, *summarise(average_subsets(scores))],
+        "regions": regions,
+        "others": [DEFINITIONS[column] for column in columns if column not in ("dice", "hd95_mm")],
+        "definitions": [DEFINITIONS[column].text for column in columns] + [ETPP_TEXT] * (ETPP in regions),
+    }
 
 
 def _describe_run(run: RunSection) -> dict[str, Any]:
