@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND, Batch, Output, brain_of, fill_absent
+from mindgap.batch import BACKGROUND, Batch, Output, brain_of, classes_from_regions, fill_absent
 from mindgap.sequences import SEQUENCES, parse_subset
 
 
@@ -86,3 +86,26 @@ def test_region_probabilities_by_hand_and_nested():
     wt, tc, et = Output(logits).region_probabilities().unbind(1)
     assert wt.dtype == torch.float32
     assert bool(((et <= tc) & (tc <= wt) & (wt <= 1) & (et >= 0)).all())
+
+
+def test_regions_of_a_sigmoid_head_are_maxima_and_nested():
+    s = torch.tensor([0.3, 0.6, 0.2])  # ET, NCR, ED
+    regions = Output(torch.logit(s).view(1, 3, 1, 1, 1), head="sigmoid").region_probabilities()
+    assert regions.flatten().tolist() == pytest.approx([0.6, 0.6, 0.3])  # WT, TC, ET
+    logits = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16() * 20
+    wt, tc, et = Output(logits, head="sigmoid").region_probabilities().unbind(1)
+    assert wt.dtype == torch.float32
+    assert bool(((et <= tc) & (tc <= wt) & (wt <= 1) & (et >= 0)).all())
+
+
+def test_the_mask_of_a_sigmoid_head_is_that_of_smunets_rule_wherever_it_is_sure():
+    grid = torch.linspace(0.01, 0.99, 50)
+    s = torch.stack(torch.meshgrid(grid, grid, grid, indexing="ij"))  # ET, NCR, ED
+    regions = Output(torch.logit(s)[None], head="sigmoid").region_probabilities()[0]
+    found = classes_from_regions(regions)
+    rule = torch.zeros_like(found)
+    for class_ in (3, 2, 1):  # ET overrides NCR overrides ED
+        rule[s[class_ - 1] >= 0.5] = class_
+    sure = ((s < 0.25) | (s > 0.75)).all(0) | (s[0] > 0.5)
+    assert torch.equal(found[sure], rule[sure])
+    assert not torch.equal(found, rule)

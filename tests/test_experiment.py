@@ -10,7 +10,12 @@ from mindgap.data.store import Store, StoredCase
 from mindgap.errors import SettingError
 from mindgap.experiment import PRESETS, Experiment, build_method, course_hash, from_plain, to_plain
 from mindgap.methods import METHODS
+from mindgap.methods.anysubset import AnySubsetRecipe
+from mindgap.methods.dropout import DropoutRecipe, DynUNetRecipe
+from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.protokd import ProtoKdRecipe
+from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.networks import build_network
@@ -23,6 +28,12 @@ RECIPES = {
     "teacher": TeacherRecipe(anchor="k", k=Sequence.FLAIR, anchor_gradient=True, alignment_weight=0.3, incomplete=True),
     "unimodal": UnimodalRecipe(),
     "pmkl": PmklRecipe(teacher=Path("runs") / "teacher", pixel_weight=0.1, temperature=4.0),
+    "kdnet": KdNetRecipe(teacher=Path("runs") / "teacher", segmentation_share=0.5, temperature=4.0),
+    "protokd": ProtoKdRecipe(teacher=Path("runs") / "teacher", prototype_weight=0.2),
+    "smunet": SmuNetRecipe(teacher=Path("runs") / "teacher", anchor="k", k=Sequence.T2, dropout=0.1),
+    "dropout": DropoutRecipe(full_share=0.3, maps=False),
+    "anysubset": AnySubsetRecipe(alignment_weight=0.5, full_share=0.1),
+    "dynunet": DynUNetRecipe(full_share=0.3),
 }
 
 

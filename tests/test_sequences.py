@@ -9,6 +9,7 @@ from mindgap.sequences import (
     format_subset,
     make_subset,
     parse_subset,
+    parse_subsets,
     sequence_from_alias,
     sequence_from_filename,
     split_filename,
@@ -82,3 +83,12 @@ def test_the_empty_subset_is_refused(text):
 def test_strangers_are_refused():
     with pytest.raises(SettingError, match="'DWI' is no sequence: write T1"):
         parse_subset("T1+DWI")
+
+
+def test_several_subsets_come_once_each_in_the_order_of_the_fifteen():
+    assert parse_subsets("all") == parse_subsets(" ALL ") == SUBSETS
+    found = parse_subsets("flair+t1gd, T1,FLAIR+T1ce, t2 ")
+    assert [format_subset(subset) for subset in found] == ["T1", "T2", "T1ce+FLAIR"]
+    for text in ("", "T1,", "T1,PD"):
+        with pytest.raises(SettingError):
+            parse_subsets(text)

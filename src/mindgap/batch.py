@@ -6,6 +6,8 @@ i j k (voxel).
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,6 +63,7 @@ class Batch:
         present: What a network may use now; never more than ``available``.
         target: Reference classes (0 background, 1 ET, 2 NCR, 3 ED), or None at prediction.
         case_ids: One name per row.
+        chance: A number in [0, 1) per row, drawn with the crops, for what a method decides; empty at prediction.
     """
 
     image: Float[Tensor, "B J i j k"]
@@ -69,6 +72,7 @@ class Batch:
     present: Bool[Tensor, "B J"]
     target: Integer[Tensor, "B i j k"] | None
     case_ids: tuple[str, ...]
+    chance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if bool((self.present & ~self.available).any()):
@@ -106,6 +110,7 @@ class Batch:
             present=self.present[index],
             target=None if self.target is None else self.target[index],
             case_ids=tuple(self.case_ids[row] for row in index.tolist()),
+            chance=tuple(self.chance[row] for row in index.tolist()) if self.chance else (),
         )
 
     def split(self, count: int) -> list[Batch]:
@@ -122,9 +127,29 @@ class Batch:
                 present=self.present[part],
                 target=None if self.target is None else self.target[part],
                 case_ids=self.case_ids[part],
+                chance=self.chance[part],
             )
             for part in parts
         ]
+
+    def show(self, subset: Subset) -> Batch:
+        """The same cases, of which a network may use only these sequences."""
+        shown = torch.tensor([sequence in subset for sequence in self.sequences])
+        return replace(self, present=self.available & shown)
+
+    def drop(self, full_share: float) -> Batch:
+        """The same cases with random sequences absent, as ``chance`` decides; none loses all it has.
+
+        Args:
+            full_share: Share of rows that keep everything; the others take one of the non-empty subsets of what is
+                available, each alike.
+        """
+        rows = []
+        for has, chance in zip(self.available.tolist(), self.chance, strict=True):
+            own = [choice for choice in subsets_of(len(has)) if all(map(operator.le, choice, has))]
+            free = (chance - full_share) / (1 - full_share) if full_share < 1 else -1.0
+            rows.append(own[int(free * len(own))] if free >= 0 else tuple(has))
+        return replace(self, present=torch.tensor(rows, dtype=torch.bool).reshape(self.available.shape))
 
 
 @dataclass(frozen=True)
@@ -135,28 +160,44 @@ class Output:
         logits: Scores of the classes, at the resolution of the input.
         features: Named intermediate maps that methods consume ("feature", "bottleneck").
         latents: One map per sequence, in the network's order; empty where there are none.
-        head: How logits turn into probabilities: "softmax" over disjoint classes (0 background, 1 ET, 2 NCR, 3 ED).
+        head: How logits turn into probabilities: "softmax" over disjoint classes (0 background, 1 ET, 2 NCR, 3 ED), or
+            "sigmoid" of each tumour class by itself (channels ET, NCR, ED; SMU-Net's release has ED, NET, ET).
     """
 
     logits: Float[Tensor, "B C i j k"]
     features: Mapping[str, Tensor] = field(default_factory=dict)
     latents: tuple[Float[Tensor, "B L i j k"], ...] = ()
-    head: Literal["softmax"] = "softmax"
+    head: Literal["softmax", "sigmoid"] = "softmax"
 
     def region_probabilities(self) -> Float[Tensor, "B R i j k"]:
-        r"""Probabilities of WT, TC and ET, nested by construction.
+        r"""Probabilities of WT, TC and ET, nested by construction, in float32.
 
-        $P(ET)=p_1$, $P(TC)=p_1+p_2$, $P(WT)=p_1+p_2+p_3$ with $p=\mathrm{softmax}(logits)$ in float32.
-        Inference, confidence and calibration use only these, whatever the head of the network.
+        Softmax: $P(ET)=p_1$, $P(TC)=p_1+p_2$, $P(WT)=p_1+p_2+p_3$. Sigmoid: $P(ET)=s_1$, $P(TC)=\max(s_1,s_2)$,
+        $P(WT)=\max(s_1,s_2,s_3)$, since the sigmoids of exclusive classes do not add up. A region is then likelier than
+        not where one of its classes is, which is how SMU-Net's release decides; on the mask see
+        :func:`classes_from_regions`. Inference, confidence and calibration use only these, whatever the head.
         """
+        if self.head == "sigmoid":
+            et, ncr, ed = torch.sigmoid(self.logits.float()).unbind(1)
+            tc = torch.maximum(et, ncr)
+            return torch.stack([torch.maximum(tc, ed), tc, et], dim=1)
         p = torch.softmax(self.logits.float(), dim=1)
         return torch.stack([p[:, 1] + p[:, 2] + p[:, 3], p[:, 1] + p[:, 2], p[:, 1]], dim=1).clamp_(0.0, 1.0)
+
+
+def subsets_of(count: int) -> list[tuple[bool, ...]]:
+    """Every non-empty choice among ``count`` columns."""
+    return [choice for choice in itertools.product((False, True), repeat=count) if any(choice)]
 
 
 def classes_from_regions(probabilities: Float[Tensor, "R i j k"]) -> Tensor:
     """The most probable class per voxel (i j k, uint8) from nested region probabilities.
 
     With WT, TC, ET nested the class probabilities are 1-WT (background), ET, TC-ET (NCR), WT-TC (oedema).
+
+    For a sigmoid head SMU-Net's release decides otherwise: tumour where any sigmoid is at least 0.5, there ET before
+    NCR before ED. Both agree where ET is above 0.5, and where every sigmoid is below 0.25 or above 0.75. In between,
+    where a sigmoid of 0.6 stands against another of 0.4, the differences above favour background and ET.
     """
     wt, tc, et = probabilities
     classes = torch.stack([1 - wt, et, tc - et, wt - tc])

@@ -26,6 +26,19 @@ BIBTEX: dict[str, str] = {
   pages   = {621--632},
   year    = {2022}
 }""",
+    "kdnet": """@inproceedings{hu2020kdnet,
+  title     = {Knowledge Distillation from Multi-modal to Mono-modal Segmentation Networks},
+  author    = {Hu, Minhao and Maillard, Matthis and Zhang, Ya and Ciceri, Tommaso and La Barbera, Giammarco and
+               Bloch, Isabelle and Gori, Pietro},
+  booktitle = {Medical Image Computing and Computer Assisted Intervention (MICCAI)},
+  year      = {2020}
+}""",
+    "smunet": """@inproceedings{azad2022smunet,
+  title     = {{SMU-Net}: Style matching {U-Net} for brain tumor segmentation with missing modalities},
+  author    = {Azad, Reza and Khosravi, Nika and Merhof, Dorit},
+  booktitle = {Medical Imaging with Deep Learning (MIDL)},
+  year      = {2022}
+}""",
     "brats": """@article{menze2015brats,
   title   = {The Multimodal Brain Tumor Image Segmentation Benchmark ({BRATS})},
   author  = {Menze, Bjoern H. and Jakab, Andras and Bauer, Stefan and others},

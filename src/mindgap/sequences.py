@@ -121,6 +121,22 @@ def parse_subset(text: str) -> Subset:
     return make_subset(found)
 
 
+def parse_subsets(text: str) -> tuple[Subset, ...]:
+    """Read "T1+T2,FLAIR": several subsets, once each, in the order of the fifteen; "all" is all fifteen.
+
+    Raises:
+        SettingError: A word is no sequence, or none is named.
+
+    Example:
+        >>> [format_subset(subset) for subset in parse_subsets("flair,t2+t1")]
+        ['FLAIR', 'T1+T2']
+    """
+    if text.strip().lower() == "all":
+        return SUBSETS
+    chosen = {parse_subset(word) for word in text.split(",")}
+    return tuple(subset for subset in SUBSETS if subset in chosen)
+
+
 def format_subset(subset: Iterable[Sequence]) -> str:
     """The canonical name of a subset, "T1+T2+FLAIR"."""
     return "+".join(str(sequence) for sequence in make_subset(subset))

@@ -104,7 +104,8 @@ def train(
             if folder is not None:
                 if step.terms:
                     folder.log_terms({"step": step.number, "lr": step.learning_rate, **step.terms})
-                progress(step.number, last_step, f"loss {step.terms.get('loss', float('nan')):.3f}")
+                loss = step.terms.get("loss", step.terms.get("segmenter/loss", float("nan")))
+                progress(step.number, last_step, f"loss {loss:.3f}")
             last = step.number == last_step
             if last or step.number % experiment.validate_every == 0:
                 session.validate(folder)
@@ -258,6 +259,7 @@ class Session:
             window=self.experiment.schedule.crop,
             device=accelerator.device,
             bf16=self.precision == "bf16",
+            shown=self.method.shown_at_validation(),
             indices=range(accelerator.process_index, len(self.validation), accelerator.num_processes),
         )
         scores = mean_scores(gather_object(rows))
@@ -296,6 +298,7 @@ class Session:
             preparation=asdict(self.store.preparation),
             crop=self.experiment.schedule.crop,
             method=method_name(self.experiment.method),
+            any_subset=self.method.any_subset,
         )
         save_network(self.out, network, card)
 

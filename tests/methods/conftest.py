@@ -1,10 +1,14 @@
-"""Batches of four small cases."""
+"""Batches of four small cases, and teachers as if they had been trained."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from mindgap.batch import BACKGROUND, Batch
-from mindgap.sequences import SEQUENCES
+from mindgap.networks import build_network
+from mindgap.networks.weights import ModelCard, TrainedNetwork
+from mindgap.sequences import SEQUENCES, parse_subset
 
 SIDE = 16
 
@@ -61,3 +65,20 @@ def assert_same():
                 assert bool(value.isfinite().all()), name
 
     return check
+
+
+@pytest.fixture
+def make_teacher():
+    """An aligned teacher with opinions, in a folder that need not be there."""
+
+    def make(subset: str = "T1+T1ce+FLAIR", folder: Path = Path("teachers/one"), **changes) -> TrainedNetwork:
+        torch.manual_seed(7)
+        sequences = parse_subset(subset)
+        arguments = {"sequences": len(sequences), "latent_channels": 2, "width": 2, "weighted": True, **changes}
+        card = ModelCard("aligned", arguments, sequences, {}, crop=16, method="teacher")
+        network = build_network("aligned", arguments)
+        with torch.no_grad():
+            network.predictor.head.weight.mul_(20)
+        return TrainedNetwork(network.eval(), card, folder, "0" * 64)
+
+    return make

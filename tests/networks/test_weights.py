@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,17 @@ def test_a_network_comes_home_as_it_left(saved):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     image, present = torch.rand(1, 2, 16, 16, 16), torch.tensor([[True, False]])
     assert torch.equal(loaded.network(image, present).logits, network.eval()(image, present).logits)
+
+
+def test_a_card_says_whether_any_subset_will_do_and_older_ones_say_no(saved, tmp_path):
+    folder, network, card = saved
+    assert not card.any_subset
+    save_network(tmp_path / "any", network, replace(card, any_subset=True))
+    assert read_card(tmp_path / "any")[0] == replace(card, any_subset=True)
+    value = json.loads((folder / MODEL_CARD).read_text())
+    del value["any_subset"]
+    (folder / MODEL_CARD).write_text(json.dumps(value))
+    assert read_card(folder)[0] == card
 
 
 def test_a_folder_without_a_card_is_explained(tmp_path):

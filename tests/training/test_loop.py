@@ -136,6 +136,15 @@ def test_terms_of_every_player_are_logged_with_their_weighted_sum(cases):
     assert "cross_entropy" in alone.terms
 
 
+def test_weights_may_change_from_step_to_step(cases):
+    method = make_method(players=PLAYERS[:1])
+    method.weights = lambda step, steps: {"adversarial": step / steps, "dice": 0.0}
+    for step in make_training(method, cases).run():
+        terms = step.terms
+        weighted = terms["cross_entropy"] + (step.number - 1) / STEPS * terms["adversarial"]
+        assert terms["loss"] == pytest.approx(weighted, rel=1e-5)
+
+
 def test_log_every_leaves_steps_unread_but_not_the_last(cases):
     schedule = Schedule(steps=5, batch=2, crop=16, log_every=2)
     steps = list(make_training(make_method(), cases, schedule=schedule).run())

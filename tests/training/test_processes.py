@@ -14,6 +14,7 @@ from mindgap.errors import SettingError
 from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
 from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.networks.weights import read_card
 from mindgap.runfiles import CHECKPOINTS, read_lines
 from mindgap.session import open_session, train
@@ -136,6 +137,15 @@ def test_where_one_process_has_nobody_to_distil_the_others_do_not_wait(accumulat
     recipe = PmklRecipe(teacher=accumulated)
     schedule = Schedule(steps=4, batch=2, crop=32, foreground=0.5)
     experiment = replace(settings(make_experiment, 1, recipe, subset="T1ce"), schedule=schedule)
+    train(replace(experiment, schedule=replace(schedule, accumulate=2)), tmp_path / "one")
+    run_in_processes(2, experiment, tmp_path / "two")
+    assert_equal_weights(*(state_of(experiment, tmp_path / name) for name in ("one", "two")), relative=1e-4)
+
+
+def test_two_players_in_two_processes_do_what_they_do_in_one(make_experiment, tmp_path):
+    """Without dropout, which each process draws for itself."""
+    schedule = Schedule(steps=4, batch=2, crop=32, foreground=0.5)
+    experiment = replace(settings(make_experiment, 1, SmuNetRecipe(dropout=0.0), subset="T1ce"), schedule=schedule)
     train(replace(experiment, schedule=replace(schedule, accumulate=2)), tmp_path / "one")
     run_in_processes(2, experiment, tmp_path / "two")
     assert_equal_weights(*(state_of(experiment, tmp_path / name) for name in ("one", "two")), relative=1e-4)

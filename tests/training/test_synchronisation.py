@@ -6,7 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from mindgap.data.resident import ResidentCases
+from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.protokd import ProtoKdRecipe
+from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.session import open_session, train
@@ -73,7 +76,13 @@ def test_a_teacher_steps_without_waiting(make_experiment, tmp_path, monkeypatch,
 
 def test_students_step_without_waiting(make_experiment, tmp_path, monkeypatch, teacher):
     assert step_of(make_experiment, tmp_path / "unimodal", UnimodalRecipe(), monkeypatch) == []
-    assert step_of(make_experiment, tmp_path / "pmkl", PmklRecipe(teacher=teacher), monkeypatch) == []
+    for recipe in (PmklRecipe, KdNetRecipe, ProtoKdRecipe):
+        assert step_of(make_experiment, tmp_path / recipe.__name__, recipe(teacher=teacher), monkeypatch) == []
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_players_step_without_waiting(make_experiment, tmp_path, monkeypatch, accumulate):
+    assert step_of(make_experiment, tmp_path, SmuNetRecipe(), monkeypatch, accumulate=accumulate) == []
 
 
 def test_one_that_waits_is_found(make_experiment, tmp_path, monkeypatch):

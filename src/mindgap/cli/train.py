@@ -123,7 +123,8 @@ def queue(words: Sequence[str], out: Path, resources: Any) -> None:
     """Queue this very command line as a job that goes on from its checkpoints, and say how to watch it."""
     from mindgap.launch import Job, launch
 
-    (job,) = launch([Job(out.name, ("train", *words, "--no-slurm", "--resume"))], out / "jobs", resources)
+    command = ("train", *words, "--no-slurm", "--resume")
+    (job,) = launch([Job(out.name, (command,))], out / "jobs", resources)
     say(f"job {job.job_id} is queued: {resources.time_minutes} minutes at a time, from checkpoint to checkpoint")
     say(f"watch   squeue --job {job.job_id}    tail -f {job.stderr}")
     say(f"cancel  scancel {job.job_id}")

@@ -88,6 +88,7 @@ class Draws:
         bias: Log-amplitudes of the smooth field on a coarse grid (B J 3 3 3).
         noise: Standard deviation (B J).
         noise_seed: Seed of each row's noise field, which is made on the device.
+        chance: A number in [0, 1) for each row, for what a method decides (which sequences it drops).
     """
 
     cases: NDArray[np.int64]
@@ -101,6 +102,7 @@ class Draws:
     bias: NDArray[np.float32]
     noise: NDArray[np.float32]
     noise_seed: NDArray[np.int64]
+    chance: NDArray[np.float64]
 
     def rows(self, start: int, end: int) -> Draws:
         """The draws of some rows: what one of several processes cuts of a batch."""
@@ -144,6 +146,7 @@ def draw(
         bias=augmentation.bias * bias,
         noise=augmentation.noise * np.abs(signed[3]),
         noise_seed=rng.integers(0, 2**62, batch),
+        chance=rng.random(batch),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,6 +104,55 @@ def join_boxes(boxes: list[Box] | tuple[Box, ...]) -> Box:
     starts = np.min([[start for start, _ in box] for box in boxes], axis=0)
     ends = np.max([[end for _, end in box] for box in boxes], axis=0)
     a, b, c = ((int(start), int(end)) for start, end in zip(starts, ends, strict=True))
+    return a, b, c
+
+
+def join_prepared(parts: Iterable[PreparedCase]) -> PreparedCase:
+    """Sequences of one case that were prepared one by one, as if they had been prepared together.
+
+    Preparing a sequence depends on no other, so that one preparation of each serves every subset of them; a test
+    holds this against preparing the subset itself.
+
+    Args:
+        parts: One sequence each, of one case on one grid, in canonical order. Targets are left out.
+    """
+    given = list(parts)
+    first = given[0]
+    whole = join_boxes([part.placement.box for part in given])
+    image = torch.full((len(given), *(end - start for start, end in whole)), BACKGROUND)
+    boxes: list[Box] = []
+    for row, part in zip(image, given, strict=True):
+        place = shift_box(part.placement.box, whole)
+        row[slices_of(place)] = part.image[0]
+        boxes.append(place)
+    return PreparedCase(
+        case_id=first.case_id,
+        image=image,
+        sequences=tuple(part.sequences[0] for part in given),
+        boxes=tuple(boxes),
+        target=None,
+        placement=replace(first.placement, box=whole),
+        spacing_mm=first.spacing_mm,
+    )
+
+
+def paste(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Float[Tensor, "R x y z"]:
+    """Maps on the crop as maps on the whole working grid."""
+    whole = maps.new_full((maps.shape[0], *placement.working_shape), fill)
+    a, b, c = slices_of(placement.box)
+    whole[:, a, b, c] = maps
+    return whole
+
+
+def shift_box(box: Box, outer: Box) -> Box:
+    """A box counted from the start of another."""
+    a, b, c = ((start - begin, end - begin) for (start, end), (begin, _) in zip(box, outer, strict=True))
+    return a, b, c
+
+
+def slices_of(box: Box) -> tuple[slice, slice, slice]:
+    """What cuts a box out of an array."""
+    a, b, c = (slice(start, end) for start, end in box)
     return a, b, c
 
 

@@ -143,6 +143,7 @@ class ResidentCases:
             present=available,
             target=codes[:, -1].to(torch.uint8),
             case_ids=self.case_ids(draws),
+            chance=tuple(draws.chance.tolist()),
         )
 
     def case_ids(self, draws: Draws) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mindgap.batch import Float, Integer
+from mindgap.regions import CLASS_COUNT
 
 _LOWEST = 0.005
 """Probabilities are clipped from below here before a logarithm (PMKL's public code)."""
+_SMALL = 1e-5
+"""Added to the voxels of a class, and the shortest length a vector is divided by (ProtoKD's public code)."""
 
 
 def regularised_distillation(
@@ -78,6 +81,131 @@ def contrastive_distillation(student: Float[Tensor, "B E"], teacher: Float[Tenso
         distance = (squared + 1e-12).sqrt()  # the square root has no gradient at 0
         same = torch.eye(student.shape[0], device=student.device, dtype=torch.bool)
         return torch.where(same, squared, F.relu(1 - distance).square()).mean()
+
+
+def softened_distillation(
+    student: Float[Tensor, "B C i j k"], teacher: Float[Tensor, "B C i j k"], *, temperature: float = 5.0
+) -> Float[Tensor, " B"]:
+    r"""KD-Net's pixel term: how far the student's softened probabilities are from the teacher's.
+
+    $L = T^2\,\frac1{|V|}\sum_v\sum_c q^t_{v,c}\log(q^t_{v,c}/q^s_{v,c})$ with $q=\mathrm{softmax}(logits/T)$: summed
+    over classes, mean over voxels. The factor $T^2$ keeps the size of the gradient the same for every T.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the frozen teacher.
+        temperature: T, above 0.
+
+    Returns:
+        Nats times T^2, one value per case, at least 0; 0 is agreement.
+
+    Reference:
+        Hu, Maillard et al., Knowledge Distillation from Multi-modal to Mono-modal Segmentation Networks, MICCAI 2020,
+        https://arxiv.org/abs/2106.09564. No official code is known; the factor and the reduction are our reading.
+    """
+    return temperature**2 * _divergence(student, teacher, temperature).mean((1, 2, 3))
+
+
+def bottleneck_distillation(
+    student: Float[Tensor, "B C i j k"], teacher: Float[Tensor, "B C i j k"]
+) -> Float[Tensor, " B"]:
+    r"""KD-Net's latent term: how far the student's deepest features are from the teacher's, as channel distributions.
+
+    $L = \frac1{|V|}\sum_v\sum_c p^t_{v,c}\log(p^t_{v,c}/p^s_{v,c})$ with $p=\mathrm{softmax}(feature)$ over the
+    channels of each position.
+
+    Args:
+        student: Features at the bottleneck of the student.
+        teacher: Those of the frozen teacher, with as many channels.
+
+    Returns:
+        Nats, one value per case, at least 0; 0 is agreement (up to a constant per position).
+
+    Reference:
+        As :func:`softened_distillation`.
+        We differ: a mean over positions, not a sum, so that the weight of the term does not grow with the crop.
+    """
+    return _divergence(student, teacher, 1.0).mean((1, 2, 3))
+
+
+def elementwise_distillation(
+    student: Float[Tensor, "B C i j k"], teacher: Float[Tensor, "B C i j k"], *, temperature: float = 10.0
+) -> Float[Tensor, " B"]:
+    r"""ProtoKD's pixel term: as KD-Net's, but a mean over ALL elements, classes too, and without $T^2$.
+
+    $L = \frac1{C\,|V|}\sum_v\sum_c q^t_{v,c}\log(q^t_{v,c}/q^s_{v,c})$ with $q=\mathrm{softmax}(logits/T)$: a C-th of
+    the mean over voxels.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the frozen teacher.
+        temperature: T, above 0.
+
+    Returns:
+        Nats per element, one value per case, at least 0; 0 is agreement.
+
+    Reference:
+        Wang et al., ProtoKD, ICASSP 2023, https://arxiv.org/abs/2303.09830, and its public code.
+    """
+    return _divergence(student, teacher, temperature).mean((1, 2, 3)) / student.shape[1]
+
+
+def prototype_distillation(
+    student: Float[Tensor, "B C i j k"],
+    teacher: Float[Tensor, "B D i j k"],
+    target: Integer[Tensor, "B i j k"],
+    *,
+    classes: int = CLASS_COUNT,
+) -> Float[Tensor, ""]:
+    r"""ProtoKD's prototype term: voxels lie to the class means as they do in the teacher; couples the batch.
+
+    $L = \frac1{|K|\,B\,|V|}\sum_{c\in K}\sum_{b,v}(M^s_{b,c,v}-M^t_{b,c,v})^2$ over the classes K that EVERY case of
+    the batch has, with $M_{b,c,v}=\cos(f_{b,v}, P_{b,c})$ and the prototype
+    $P_{b,c}=\sum_{y_v=c}f_{b,v}/(n_c+10^{-5})$, of each network by itself; 0 where no class is in every case (the
+    release fails there).
+
+    Args:
+        student: Full-resolution features of the student.
+        teacher: Those of the frozen teacher; it may have other channels.
+        target: Reference classes in 0..classes-1; the background counts as one.
+        classes: Number of classes.
+
+    Returns:
+        A number in [0, 4]; 0 is agreement.
+
+    Reference:
+        As :func:`elementwise_distillation`. We differ: the guard for no class.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        masks = torch.stack([target == label for label in range(classes)], dim=1).flatten(2).float()  # B K V
+        kept = (masks.sum(2) > 0).all(0).float()  # weights, not a choice: a GPU would be waited for to make one
+        apart = similarity_maps(student, masks) - similarity_maps(teacher.detach(), masks)
+        return (apart.square().mean((0, 2)) * kept).sum() / kept.sum().clamp_min(1.0)
+
+
+def similarity_maps(feature: Float[Tensor, "B C i j k"], masks: Float[Tensor, "B K V"]) -> Float[Tensor, "B K V"]:
+    """Cosine of every voxel's feature and the mean feature of each class of its case; 0 where a class is empty.
+
+    Args:
+        feature: Features, in float32 from here on.
+        masks: 1 where a voxel is of class k, else 0; V = i j k.
+    """
+    f = feature.float().flatten(2)  # B C V
+    prototypes = torch.einsum("bcv,bkv->bkc", f, masks) / (masks.sum(2, keepdim=True) + _SMALL)
+    return torch.einsum("bkc,bcv->bkv", _unit(prototypes, dim=2), _unit(f, dim=1))
+
+
+def _unit(x: Tensor, *, dim: int) -> Tensor:
+    """Vectors of length 1, shorter where they were shorter than 1e-5; clamped first: a root has no gradient at 0."""
+    return x * x.square().sum(dim, keepdim=True).clamp_min(_SMALL**2).rsqrt()
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)) over the channels of each voxel (B i j k), in float32."""
+    with torch.autocast(student.device.type, enabled=False):
+        ours = torch.log_softmax(student.float() / temperature, dim=1)
+        theirs = torch.log_softmax(teacher.detach().float() / temperature, dim=1)
+        return (theirs.exp() * (theirs - ours)).sum(1)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from mindgap.methods.anysubset import AnySubsetRecipe
 from mindgap.methods.base import AbstractRecipe
+from mindgap.methods.dropout import DropoutRecipe, DynUNetRecipe
+from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.methods.pmkl import PmklRecipe
+from mindgap.methods.protokd import ProtoKdRecipe
+from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 
@@ -11,4 +16,10 @@ METHODS: dict[str, type[AbstractRecipe]] = {
     "teacher": TeacherRecipe,
     "unimodal": UnimodalRecipe,
     "pmkl": PmklRecipe,
+    "kdnet": KdNetRecipe,
+    "protokd": ProtoKdRecipe,
+    "smunet": SmuNetRecipe,
+    "dropout": DropoutRecipe,
+    "anysubset": AnySubsetRecipe,
+    "dynunet": DynUNetRecipe,
 }

@@ -70,7 +70,7 @@ class AbstractMethod(ABC):
     """A way of training: living networks, and the terms of each player's loss.
 
     The loop knows nothing else. It moves and wraps ``networks`` in place, asks each player in order for its
-    ``terms``, adds them with ``term_weights`` (1 where a term has none) and steps the player's optimiser.
+    ``terms``, adds them with their ``weights`` (1 where a term has none) and steps the player's optimiser.
 
     Attributes:
         networks: Everything that is trained, by name; "segmenter" is the one that predicts.
@@ -79,6 +79,7 @@ class AbstractMethod(ABC):
         term_weights: Weight of a term in the loss.
         teacher: Frozen network; never trained, never in train mode.
         citations: Keys in :mod:`mindgap.citations` of what the method is made of.
+        any_subset: Whether the segmenter answers for every subset of ``subset``.
     """
 
     networks: dict[str, nn.Module]
@@ -89,10 +90,15 @@ class AbstractMethod(ABC):
     term_weights: Mapping[str, float] = field(default_factory=dict)
     teacher: nn.Module | None = None
     citations: tuple[str, ...] = ()
+    any_subset: bool = False
 
     @abstractmethod
     def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
         """Named losses of one player for one batch: each one value per case, or one for the batch."""
+
+    def weights(self, step: int, steps: int) -> Mapping[str, float]:
+        """Weight of each term after ``step`` of ``steps`` steps: ``term_weights``, unless one of them changes."""
+        return self.term_weights
 
     def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
         """Which cases this method can learn from: those that hold every sequence of its subset."""
@@ -102,6 +108,12 @@ class AbstractMethod(ABC):
     def teacher_cases(self, available: Bool[Tensor, "N J"], sequences: Subset) -> int:
         """How many cases the teacher can say something about; 0 without a teacher."""
         return 0
+
+    def shown_at_validation(self) -> tuple[Subset, ...]:
+        """Subsets with which validation cases are shown; every single one too, where the network takes them."""
+        if not self.any_subset or len(self.subset) == 1:
+            return (self.subset,)
+        return (self.subset, *((sequence,) for sequence in self.subset))
 
     def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
         """Numbers worth a line in the log at every validation; may be empty.

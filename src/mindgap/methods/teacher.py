@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mindgap.batch import Batch, Output
+from mindgap.batch import Batch, Integer, Output
 from mindgap.errors import MindgapError
 from mindgap.losses.alignment import mixture_anchor, sequence_distances
+from mindgap.losses.cotraining import sigmoid_dice_loss
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.anchors import Anchor, AnchorName, Encoder
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
@@ -26,6 +27,10 @@ _SAMPLED_VOXELS = 1024
 @dataclass
 class AlignedTeacher(AbstractMethod):
     """L = cross-entropy + Dice + alignment of the latents to an anchor.
+
+    With SMU-Net's backbone, whose head has a sigmoid for each tumour class and no background, cross-entropy and Dice
+    give way to SMU-Net's Dice, summed over classes: what SMU-Net's full path, which begins as such a teacher, goes on
+    with.
 
     Attributes:
         anchor: What the latents are drawn to.
@@ -40,7 +45,7 @@ class AlignedTeacher(AbstractMethod):
         assert batch.target is not None
         seen = batch.select(self.subset)
         output: Output = self.networks["segmenter"](seen.image, seen.present)
-        terms = segmentation_terms(output.logits, batch.target)
+        terms = terms_of_head(output, batch.target)
         alignment = self.anchor.distance(output, seen, self.subset, self.networks.get("anchor"))
         return terms if alignment is None else terms | {"alignment": alignment}
 
@@ -103,6 +108,7 @@ class TeacherRecipe(AbstractRecipe):
         align_over: Voxels compared: brain, or all (the literal reading).
         encoder: per_sequence; shared, one for all; joint, the authors' draft, in which every latent sees every
             sequence.
+        backbone: What predicts from the latents: vnet, or smunet for a teacher with which SMU-Net's full path begins.
         latent_norm: What latents end in: brain, statistics over brain voxels shared by the sequences; batch, plain
             BatchNorm (the literal reading).
         incomplete: Learn also from cases that lack a sequence.
@@ -115,6 +121,7 @@ class TeacherRecipe(AbstractRecipe):
     alignment_weight: float = 1.0
     align_over: Literal["brain", "all"] = "brain"
     encoder: Encoder = "per_sequence"
+    backbone: Literal["vnet", "smunet"] = "vnet"
     latent_norm: Literal["brain", "batch"] = "brain"
     incomplete: bool = False
     force_literal: bool = False
@@ -134,6 +141,7 @@ class TeacherRecipe(AbstractRecipe):
             "latent_channels": parts.latent_channels,
             "width": parts.width,
             "encoder": self.encoder,
+            "backbone": self.backbone,
             "latent_norm": self.latent_norm,
             **anchor.network_arguments(),
         }
@@ -148,10 +156,17 @@ class TeacherRecipe(AbstractRecipe):
             arguments=arguments,
             players=(Player("segmenter", tuple(networks)),),
             term_weights={"alignment": self.alignment_weight},
-            citations=("mindgap", "protokd"),
+            citations=("mindgap", "smunet" if self.backbone == "smunet" else "protokd"),
             anchor=anchor,
             incomplete=self.incomplete,
         )
+
+
+def terms_of_head(output: Output, target: Integer[Tensor, "B i j k"]) -> dict[str, Tensor]:
+    """The segmentation loss of a network's head: of a softmax over classes, or of a sigmoid for each tumour class."""
+    if output.head == "sigmoid":
+        return {"dice": sigmoid_dice_loss(output.logits, target)}
+    return segmentation_terms(output.logits, target)
 
 
 def latent_summary(output: Output, present: Tensor) -> dict[str, Tensor]:

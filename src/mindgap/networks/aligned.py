@@ -74,7 +74,7 @@ class AlignedNetwork(nn.Module):
         elif self.weighting == "prediction" and not self.training:
             given = tuple(shares[j] * given[j] for j in range(count))
         output: Output = self.predictor(torch.cat(given, dim=1))
-        features |= {**output.features, "brain": _shared_brain(brains, present)}
+        features |= {**output.features, "brain": shared_brain(brains, present)}
         features |= {"sequence_weights": shares, "anchor_weights": anchor_weights}
         return Output(output.logits, features=features, latents=latents, head=output.head)
 
@@ -90,7 +90,7 @@ class AlignedNetwork(nn.Module):
         return shares, shares
 
 
-def _shared_brain(brains: tuple[Tensor, ...], present: Tensor) -> Tensor:
+def shared_brain(brains: tuple[Tensor, ...], present: Tensor) -> Tensor:
     """Voxels that are brain in every sequence a row has (B, 1, i, j, k)."""
     absent = ~present.to(brains[0].device)[:, :, None, None, None]  # B J 1 1 1
     shared = brains[0] | absent[:, 0:1]

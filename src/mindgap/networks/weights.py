@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mindgap.sequences import Subset, make_subset, sequence_from_alias
 
 FORMAT = 1
 MODEL_CARD, WEIGHTS = "model.json", "model.safetensors"
+_BEFORE = "before"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ModelCard:
         preparation: How a case is prepared, as plain values.
         crop: Side of the training crops in voxels; the window of a tiled prediction.
         method: What trained it.
+        any_subset: Whether it takes every non-empty subset of ``sequences``, or needs all of them.
     """
 
     architecture: str
@@ -38,6 +41,7 @@ class ModelCard:
     preparation: dict[str, Any]
     crop: int
     method: str
+    any_subset: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,23 +55,30 @@ class TrainedNetwork:
 
 
 def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
-    """Write model.safetensors and, last, model.json (whose presence says that the model is whole)."""
+    """Write model.safetensors and, last, model.json (whose presence says that the model is whole).
+
+    Two files cannot be renamed at once. While the weights of a standing model are replaced its card speaks of both
+    models, so that a kill at any moment leaves one of them whole.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    content = save(tensors)  # save_file would make it readable for its owner only
+    value = {
+        "format": FORMAT,
+        "architecture": card.architecture,
+        "arguments": card.arguments,
+        "sequences": [str(sequence) for sequence in card.sequences],
+        "preparation": card.preparation,
+        "crop": card.crop,
+        "method": card.method,
+        "any_subset": card.any_subset,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     with write_aside(folder / WEIGHTS) as aside:
-        aside.write_bytes(save(tensors))  # save_file would make it readable for its owner only
-    write_json(
-        folder / MODEL_CARD,
-        {
-            "format": FORMAT,
-            "architecture": card.architecture,
-            "arguments": card.arguments,
-            "sequences": [str(sequence) for sequence in card.sequences],
-            "preparation": card.preparation,
-            "crop": card.crop,
-            "method": card.method,
-            "sha256": sha256_of(folder / WEIGHTS),
-        },
-    )
+        aside.write_bytes(content)
+        before = _card_before(folder)
+        if before is not None:
+            write_json(folder / MODEL_CARD, {**value, _BEFORE: before})
+    write_json(folder / MODEL_CARD, value)
 
 
 def read_card(folder: Path) -> tuple[ModelCard, str]:
@@ -84,7 +95,7 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
         raise MindgapError(
             f"{folder} holds no trained model ({MODEL_CARD} is missing): name the folder of a finished run."
         )
-    value = read_json(path)
+    value = _standing(folder)
     if value.get("format") != FORMAT:
         raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
     try:
@@ -96,6 +107,7 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
             preparation=value["preparation"],
             crop=value["crop"],
             method=value["method"],
+            any_subset=value.get("any_subset", False),
         )
         return card, value["sha256"]
     except KeyError as error:
@@ -124,3 +136,20 @@ def load_network(folder: Path) -> TrainedNetwork:
             "Copy the whole folder of the run again, or update mindgap."
         ) from error
     return TrainedNetwork(network.eval(), card, folder, found)
+
+
+def _standing(folder: Path) -> Any:
+    """What model.json says of the weights beside it; of a card that speaks of two models, the one that lies there."""
+    value = read_json(folder / MODEL_CARD)
+    before = value.get(_BEFORE)
+    weights = folder / WEIGHTS
+    if before is None or not weights.is_file():
+        return value
+    return before if sha256_of(weights) == before.get("sha256") else {k: v for k, v in value.items() if k != _BEFORE}
+
+
+def _card_before(folder: Path) -> Any | None:
+    try:
+        return _standing(folder)
+    except MindgapError:
+        return None  # there is none, or a damaged one, which need not be kept

@@ -240,12 +240,13 @@ class Training:
     def _gradients(self, player: Player, batches: list[Batch]) -> dict[str, Tensor]:
         """Fill the gradients of a player's loss, micro-batch by micro-batch; return the means of its terms."""
         sums: dict[str, Tensor] = {}
+        weights = self.method.weights(self.finished, self.schedule.steps)
         for index, batch in enumerate(batches):
             with ExitStack() as quiet:
                 if index + 1 < len(batches):  # processes talk after the last micro-batch only
                     quiet.enter_context(self.accelerator.no_sync(self._terms))
                 terms = self._terms(player.name, batch)
-                loss = add_terms(terms, self.method.term_weights) / len(batches)
+                loss = add_terms(terms, weights) / len(batches)
                 self.mark("forward")
                 self.accelerator.backward(loss)
                 self.mark("backward")

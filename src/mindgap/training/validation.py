@@ -26,9 +26,12 @@ def validate(
     window: int,
     device: torch.device,
     bf16: bool,
+    shown: Sequence[Subset] | None = None,
     indices: Iterable[int] | None = None,
 ) -> list[tuple[int, list[float]]]:
     """Dice of WT, TC and ET of each case, on the working grid, by half-overlapping windows.
+
+    Each case is shown with every subset in ``shown``; its values are means over them.
 
     Windows of the crop's size, as in the published scores (``inference.scoring``): a network trained on small crops
     can do much worse on the whole brain in one pass, which would choose the wrong state.
@@ -40,6 +43,7 @@ def validate(
         window: Side of the windows, the training crop.
         device: Where to compute.
         bf16: Whether to use bf16 autocast.
+        shown: Subsets each case is shown with (those it has of them); ``subset`` by default.
         indices: Which of the cases; all by default (processes share them).
 
     Returns:
@@ -49,14 +53,16 @@ def validate(
     rows = []
     for index in range(len(cases)) if indices is None else indices:
         batch = cases.whole(index)
-        seen = batch.select(subset)
-        run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
-        predicted = classes_from_regions(predict_tiled(seen.image[0], run, window=window)).numpy()
         assert batch.target is not None
         reference = batch.target[0].cpu().numpy().astype(np.uint8)
-        rows.append(
-            (index, [dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
-        )
+        values = []
+        for seen in (batch.select(subset).show(some) for some in shown or [subset]):
+            if not bool(seen.present.any()):
+                continue
+            run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
+            predicted = classes_from_regions(predict_tiled(seen.image[0], run, window=window)).numpy()
+            values.append([dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
+        rows.append((index, np.mean(values, axis=0).tolist()))
     return rows
 
 

@@ -1,0 +1,84 @@
+"""Modality dropout: one network for all subsets, trained on a random one each time. Also with MONAI's DynUNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mindgap.batch import Batch, Bool
+from mindgap.losses.segmentation import segmentation_terms
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
+from mindgap.networks import build_network
+from mindgap.sequences import Subset
+
+
+@dataclass
+class ModalityDropout(AbstractMethod):
+    """L = cross-entropy + Dice on a random subset of the sequences each case has.
+
+    Attributes:
+        full_share: Share of rows that keep all their sequences; the others draw one of the subsets of what they have,
+            each alike.
+    """
+
+    full_share: float = 0.0
+    any_subset: bool = True
+
+    def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
+        """The two terms of the segmentation loss."""
+        assert batch.target is not None
+        seen = batch.select(self.subset).drop(self.full_share)
+        return segmentation_terms(self.networks["segmenter"](seen.image, seen.present).logits, batch.target)
+
+    def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
+        """Every case that has any of the sequences."""
+        return available[:, [sequences.index(sequence) for sequence in self.subset]].any(1)
+
+
+@dataclass(frozen=True)
+class DropoutRecipe(AbstractRecipe):
+    """One VNet for every subset: absent sequences are background, maps say what is present, subsets are random.
+
+    Attributes:
+        full_share: Share of rows that keep all their sequences; the others draw one of the subsets alike.
+        maps: Tell the network which sequences are present.
+    """
+
+    full_share: float = 0.0
+    maps: bool = True
+
+    def build(self, parts: Parts) -> ModalityDropout:
+        """Build from parts."""
+        arguments = {"sequences": len(parts.subset), "width": parts.width, "maps": self.maps}
+        return _build("masked", arguments, parts, self.full_share, ("mindgap", "protokd"))
+
+
+@dataclass(frozen=True)
+class DynUNetRecipe(AbstractRecipe):
+    """MONAI's DynUNet with sequence dropout, the outside comparator of every any-subset table (needs MONAI).
+
+    Attributes:
+        full_share: As for dropout.
+    """
+
+    full_share: float = 0.0
+
+    def build(self, parts: Parts) -> ModalityDropout:
+        """Build from parts."""
+        arguments = {"sequences": len(parts.subset), "width": parts.width}
+        return _build("dynunet", arguments, parts, self.full_share, ("monai",))
+
+
+def _build(
+    architecture: str, arguments: dict[str, Any], parts: Parts, full_share: float, citations: tuple[str, ...]
+) -> ModalityDropout:
+    return ModalityDropout(
+        networks={"segmenter": build_network(architecture, arguments)},
+        subset=parts.subset,
+        architecture=architecture,
+        arguments=arguments,
+        citations=citations,
+        full_share=full_share,
+    )

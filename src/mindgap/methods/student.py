@@ -1,0 +1,118 @@
+"""What students of a frozen teacher share: the cases it speaks on, and the teachers that are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mindgap.batch import Batch, Bool, Integer, Output
+from mindgap.errors import SettingError
+from mindgap.methods.base import AbstractMethod, Parts, rows_where_all
+from mindgap.networks.weights import TrainedNetwork
+from mindgap.regions import CLASS_COUNT
+from mindgap.sequences import Subset, format_subset
+
+_TRIAL_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says about the cases of a batch that it can serve.
+
+    Attributes:
+        rows: Which rows of the batch these are.
+        teacher: Its output on them.
+        target: Their reference.
+    """
+
+    rows: Integer[Tensor, " R"]
+    teacher: Output
+    target: Integer[Tensor, "R i j k"]
+
+    def taught(self, values: Tensor) -> Tensor:
+        """The same rows of what a student says about the whole batch."""
+        return values if len(self.rows) == len(values) else values[self.rows]
+
+
+@dataclass
+class Student(AbstractMethod):
+    """A network on the subset that learns from the labels and from a frozen teacher that sees more.
+
+    Cases on which the teacher lacks a sequence teach by their labels only.
+
+    Attributes:
+        teacher_subset: Columns the teacher takes.
+    """
+
+    teacher_subset: Subset = ()
+
+    def lesson(self, batch: Batch) -> Lesson | None:
+        """Ask the teacher about the rows that hold all its sequences; None where no row does."""
+        assert self.teacher is not None
+        privileged = batch.select(self.teacher_subset)
+        keep = rows_where_all(privileged.available)
+        if not bool(keep.any()):
+            return None
+        rows = privileged.rows(keep)
+        assert rows.target is not None
+        with torch.no_grad():
+            teacher: Output = self.teacher(rows.image, rows.available)
+        return Lesson(keep.nonzero().flatten(), teacher, rows.target)
+
+    def teacher_cases(self, available: Bool[Tensor, "N J"], sequences: Subset) -> int:
+        """Cases that hold every sequence of the teacher."""
+        columns = [sequences.index(sequence) for sequence in self.teacher_subset]
+        return int(available[:, columns].all(1).sum())
+
+
+def demand_teacher(parts: Parts, method: str) -> TrainedNetwork:
+    """The teacher of some parts.
+
+    Raises:
+        SettingError: There is none, the data lacks one of its sequences, or it sees nothing that the student does not.
+    """
+    if parts.teacher is None:
+        raise SettingError(f"{method} distils from a teacher: name its run folder with --teacher.")
+    taught, folder = parts.teacher.card.sequences, parts.teacher.folder
+    strange = [sequence for sequence in taught if sequence not in parts.store_sequences]
+    if strange:
+        raise SettingError(
+            f"the teacher in {folder} sees {format_subset(taught)}, but the data has no {strange[0]}: prepare data "
+            "that has it, or name another --teacher."
+        )
+    if set(taught) <= set(parts.subset):
+        raise SettingError(
+            f"the teacher in {folder} sees {format_subset(taught)}, nothing that a student on "
+            f"{format_subset(parts.subset)} does not see: choose a smaller --subset."
+        )
+    return parts.teacher
+
+
+def hear(teacher: TrainedNetwork, network: nn.Module, *, feature: str | None = None) -> Output:
+    """What a frozen teacher says about an empty crop, to see whether a student can learn from it.
+
+    Args:
+        teacher: For the message.
+        network: Its network, in eval mode.
+        feature: A feature map that the student needs.
+
+    Raises:
+        SettingError: It has another head than the students, or not that feature.
+    """
+    sequences = len(teacher.card.sequences)
+    with torch.no_grad():
+        present = torch.ones(1, sequences, dtype=torch.bool)
+        output: Output = network(torch.zeros(1, sequences, *[_TRIAL_SIDE] * 3), present)
+    if output.head != "softmax" or output.logits.shape[1] != CLASS_COUNT:
+        raise SettingError(
+            f"the teacher in {teacher.folder} ends in {output.logits.shape[1]} outputs ({output.head}), a student in "
+            f"{CLASS_COUNT} (softmax), and the two are compared: name a teacher trained with --backbone vnet."
+        )
+    if feature is not None and feature not in output.features:
+        raise SettingError(
+            f"the teacher in {teacher.folder} ({teacher.card.architecture}) gives no {feature!r} map to learn from: "
+            "name a teacher trained with `mindgap train teacher`."
+        )
+    return output
