@@ -15,6 +15,7 @@ VERBS = {
     "segment": "segment one patient with the sequences at hand",
     "evaluate": "score a trained network on a cohort",
     "report": "make one HTML page about trained and scored runs",
+    "study": "train what a table of the paper needs, and make the table beside the paper's numbers",
     "cite": "print the BibTeX of what a run used",
     "doctor": "what is installed, which processor and precision will be used, what is missing",
 }

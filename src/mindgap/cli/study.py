@@ -1,0 +1,118 @@
+"""mindgap study: many trainings, and the paper's tables from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mindgap.cli.terminal import ProgressLine, duration, parse, print_table, say
+from mindgap.launch import Resources
+
+if TYPE_CHECKING:
+    from mindgap.study.grid import Choice, Run
+    from mindgap.study.scale import Place, Scale
+
+
+@dataclass(frozen=True)
+class Study:
+    """Train what a table or figure of the paper needs, and make it beside the paper's printed numbers.
+
+    Runs share teachers, go on after a kill, are not repeated once finished, and one that fails is listed while the rest
+    goes on. Tables lie in OUT/tables as Markdown, CSV and HTML; cells without a run say "not run".
+
+    table1 students by method, anchor and sequence      table2 P_k with another k      table3 PMKL on every subset
+    table4 teachers by anchor      table5 unimodal networks shown every sequence      anysubset one network for all
+
+    Attributes:
+        presets: Which, such as table1 table4.
+        out: Folder of the study.
+        data: Cohort to use; at scale phantom one is made where none is named.
+        scale: paper: 50,000 steps of four 80^3 crops at 1 mm, width 16. mini: your data at 2 mm, 48^3 crops, width 8,
+            1,200 steps. phantom: the same on synthetic patients, 400 steps.
+        methods: Students wanted (kdnet,pmkl,protokd,smunet, or dropout,anysubset,dynunet); all by default.
+        anchors: Anchors wanted (none,normal,k,mixture); all by default.
+        subsets: Sequences wanted, such as T1,T1ce; all by default.
+        seeds: How many seeds.
+        jobs: Trainings at the same time here.
+        split: As `mindgap prepare` takes it.
+        device: auto, cpu or cuda.
+        dry_run: Print the runs and an estimate of their cost, and stop.
+        tables_only: Make the tables from what is there, run nothing.
+        slurm: Queue the runs on a SLURM cluster (call again for the tables).
+        resources: What each job asks of the cluster.
+    """
+
+    presets: Annotated[tuple[str, ...], tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    data: Path | None = None
+    scale: Literal["paper", "mini", "phantom"] = "phantom"
+    methods: str = ""
+    anchors: str = ""
+    subsets: str = ""
+    seeds: int = 1
+    jobs: int = 1
+    split: str = "auto"
+    device: str = "auto"
+    dry_run: bool = False
+    tables_only: bool = False
+    slurm: bool = False
+    resources: Annotated[Resources, tyro.conf.OmitArgPrefixes] = field(default_factory=Resources)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the verb."""
+    settings = parse(Study, words, verb="study", config=(tyro.conf.OmitArgPrefixes,))
+    from mindgap.study.cohort import prepare_place
+    from mindgap.study.execute import queue, run_here
+    from mindgap.study.grid import Choice, runs_of
+    from mindgap.study.scale import Place, find_scale
+
+    wanted = [tuple(filter(None, text.split(","))) for text in (settings.methods, settings.anchors, settings.subsets)]
+    choice = Choice(wanted[0], wanted[1], wanted[2], settings.seeds)
+    runs, scale = runs_of(settings.presets, choice), find_scale(settings.scale)
+    if settings.dry_run:
+        print_runs(runs, scale, at_once=settings.jobs)
+        return 0
+    if settings.tables_only:
+        place = Place(settings.out, settings.data or settings.out / "cohort", settings.out / "store", settings.device)
+        write_tables(settings.presets, place, choice)
+        return 0
+    place = prepare_place(
+        settings.out, scale, data=settings.data, split=settings.split, device=settings.device, stage=ProgressLine
+    )
+    if settings.slurm:
+        outcome = queue(runs, scale, place, settings.resources, at_once=max(settings.jobs, 1))
+        say(f"{len(outcome.done)} finished, {len(outcome.queued)} queued or running; call again for the tables")
+        return 0
+    outcome = run_here(runs, scale, place, at_once=settings.jobs, progress=ProgressLine("study"), say=say)
+    write_tables(settings.presets, place, choice)
+    for name, reason in outcome.failed.items():
+        say(f"failed: {name}: {reason} (log: {place.run(name) / 'study.log'})")
+    for name in outcome.skipped:
+        say(f"not run, because its teacher failed: {name}")
+    return 1 if outcome.failed else 0
+
+
+def write_tables(presets: Sequence[str], place: Place, choice: Choice) -> None:
+    """Write and print the tables of some presets."""
+    from mindgap.study.outputs import make_output
+
+    for preset in dict.fromkeys(presets):
+        for path in make_output(preset, place, choice, say=say):
+            say(f"written: {path}")
+
+
+def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int) -> None:
+    """Print what would be run, and how long it would take."""
+    rows, total = [], 0.0
+    for run in runs:
+        seconds = scale.seconds_of(run)
+        total += seconds
+        rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", duration(seconds), run.teacher or ""])
+    print_table(["run", "sees", "steps", "about", "after"], rows)
+    say(f"{len(rows)} runs with {' '.join(scale.flags)}")
+    say(f"about {duration(total / max(at_once, 1))} on two cores with native bf16; a GPU takes a small part of it")

@@ -1,0 +1,261 @@
+"""Run a study here, a few trainings at a time, or on SLURM; what is finished is not run again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from mindgap.errors import SettingError
+from mindgap.files import read_json, write_json
+from mindgap.launch import Job, Resources, launch, states
+from mindgap.processor import cpu_count
+from mindgap.runfiles import MANIFEST, SCORES, TERMS, read_lines
+from mindgap.session import Interrupted
+from mindgap.study.grid import Run
+from mindgap.study.scale import Place, Scale, commands_of
+from mindgap.training.processes import stop_request
+
+Progress = Callable[[int, int, str], None]
+_ORDERS = "study.json"
+_LOG = "study.log"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Outcome:
+    """How the runs of a study ended.
+
+    Attributes:
+        done: Finished and scored.
+        failed: Names with the last line of their log.
+        skipped: Students whose teacher failed.
+        queued: Given to a cluster.
+    """
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
+
+
+def is_finished(run: Run, scale: Scale, place: Place) -> bool:
+    """Whether a run was trained to its end and scored, with the same orders.
+
+    Raises:
+        SettingError: The folder holds a run of other orders.
+    """
+    folder = place.run(run.name)
+    if (folder / _ORDERS).is_file():
+        known, wanted = read_json(folder / _ORDERS), _orders(run, scale)
+        if known != wanted:
+            raise SettingError(
+                f"{folder} was made with other orders ({known}) than this study's ({wanted}): name another --out."
+            )
+    manifest = folder / MANIFEST
+    return (folder / SCORES).is_file() and manifest.is_file() and read_json(manifest).get("finished") is True
+
+
+def run_here(
+    runs: Sequence[Run],
+    scale: Scale,
+    place: Place,
+    *,
+    at_once: int,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Run what is missing, at most ``at_once`` at a time; a student starts when its teacher is done.
+
+    One failure loses only what depends on it. Ctrl-C or SIGTERM lets every training save, and a second call goes on.
+
+    Args:
+        runs: Teachers before students.
+        scale: How large.
+        place: Where.
+        at_once: Trainings at the same time; each gets its share of the processors.
+        progress: Called with steps done and steps in all.
+        say: Takes a line when a run begins or ends.
+
+    Raises:
+        SettingError: A folder holds a run of other orders.
+        Interrupted: SIGTERM or Ctrl-C came.
+    """
+    outcome = Outcome(done=[run.name for run in runs if is_finished(run, scale, place)])
+    waiting = [run for run in runs if run.name not in outcome.done]
+    if outcome.done:
+        say(f"{len(outcome.done)} of {len(runs)} runs are finished already")
+    children: dict[str, _Child] = {}
+    with stop_request() as stop:
+        while waiting or children:
+            _start_what_can(waiting, children, outcome, at_once=at_once, scale=scale, place=place)
+            _collect(children, outcome, say)
+            total, finished = _steps(runs, scale, place, outcome)
+            progress(finished, total, ", ".join(children))
+            if stop.is_set():
+                _let_save(list(children.values()))
+                raise Interrupted("stopped; every training was told to save. The same command goes on.")
+            time.sleep(0.5)
+    return outcome
+
+
+def queue(runs: Sequence[Run], scale: Scale, place: Place, resources: Resources, *, at_once: int) -> Outcome:
+    """Give what is missing to SLURM: teachers as one array, then students as one that waits for it.
+
+    Args:
+        runs: Teachers before students.
+        scale: How large.
+        place: Where, on storage that the nodes share.
+        resources: Of each run.
+        at_once: Runs of an array at the same time.
+    """
+    outcome = Outcome(done=[run.name for run in runs if is_finished(run, scale, place)])
+    known = states(place.out)
+    busy = {name for name, state in known.items() if state in ("pending", "running")}
+    outcome.queued = [run.name for run in runs if run.name in busy]
+    missing = [run for run in runs if run.name not in (*outcome.done, *busy)]
+    numbers = {name: job["job_id"] for name, job in _known_jobs(place.out).items()}
+    for first in (True, False):
+        wave = [run for run in missing if (run.teacher is None) == first]
+        for run in wave:
+            _give_orders(run, scale, place)
+        teachers = {run.teacher for run in wave if run.teacher and run.teacher not in outcome.done}
+        after = [numbers[name] for name in sorted(teachers)]
+        jobs = [Job(run.name, commands_of(run, scale, place)) for run in wave]
+        for job in launch(jobs, place.out, resources, after=after, at_once=at_once):
+            numbers[job.name] = job.job_id
+            outcome.queued.append(job.name)
+    return outcome
+
+
+class _Child:
+    """A run as a child process that trains, then scores."""
+
+    def __init__(self, run: Run, scale: Scale, place: Place, *, threads: int) -> None:
+        self.folder = place.run(run.name)
+        _give_orders(run, scale, place)
+        self.commands = list(commands_of(run, scale, place))
+        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+        self.began = time.monotonic()
+        self.log: IO[str] = (self.folder / _LOG).open("a", encoding="utf-8")
+        self.process = self._start()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def poll(self) -> int | None:
+        """None while it runs; then the first code that is not 0, or 0."""
+        code = self.process.poll()
+        if code == 0 and self.commands:
+            self.process = self._start()
+            return None
+        if code is not None:
+            self.log.close()
+        return code
+
+    def last_line(self) -> str:
+        lines = (self.folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no word"
+
+    def _start(self) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "mindgap", *self.commands.pop(0)]
+        return subprocess.Popen(
+            words,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=self.environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches the study, which lets its children save
+            preexec_fn=_end_with_parent,
+        )
+
+
+def _orders(run: Run, scale: Scale) -> dict[str, object]:
+    return {"method": run.method, "flags": [*scale.flags, "--steps", str(scale.steps_of(run)), *run.flags]}
+
+
+def _give_orders(run: Run, scale: Scale, place: Place) -> None:
+    folder = place.run(run.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _ORDERS, _orders(run, scale))
+
+
+def _known_jobs(out: Path) -> dict[str, dict[str, str]]:
+    path = out / "jobs.json"
+    known: dict[str, dict[str, str]] = read_json(path) if path.is_file() else {}
+    return known
+
+
+def _steps(runs: Sequence[Run], scale: Scale, place: Place, outcome: Outcome) -> tuple[int, int]:
+    """Steps in all, and steps that are over (what failed or waits for a failed teacher counts as over)."""
+    over = {*outcome.done, *outcome.failed, *outcome.skipped}
+    total = finished = 0
+    for run in runs:
+        steps = scale.steps_of(run)
+        total += steps
+        finished += steps if run.name in over else _last_step(place.run(run.name) / TERMS)
+    return total, finished
+
+
+def _last_step(terms: Path) -> int:
+    """The last step of a log that may be long."""
+    if not terms.is_file():
+        return 0
+    with terms.open("rb") as handle:
+        handle.seek(max(terms.stat().st_size - 4096, 0))
+        tail = handle.read().decode(errors="replace").splitlines()
+    for line in reversed(tail):
+        if line.startswith('{"step": ') and line.endswith("}"):
+            return int(line.removeprefix('{"step": ').split(",")[0])
+    lines = read_lines(terms)
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def _start_what_can(
+    waiting: list[Run], children: dict[str, _Child], outcome: Outcome, *, at_once: int, scale: Scale, place: Place
+) -> None:
+    for run in list(waiting):
+        if run.teacher in outcome.failed or run.teacher in outcome.skipped:
+            waiting.remove(run)
+            outcome.skipped.append(run.name)
+        elif len(children) < at_once and (run.teacher is None or run.teacher in outcome.done):
+            waiting.remove(run)
+            children[run.name] = _Child(run, scale, place, threads=max(cpu_count() // at_once, 1))
+
+
+def _collect(children: dict[str, _Child], outcome: Outcome, say: Callable[[str], None]) -> None:
+    for name, child in list(children.items()):
+        code = child.poll()
+        if code is None:
+            continue
+        del children[name]
+        if code == 0:
+            outcome.done.append(name)
+            say(f"{name} done in {child.seconds / 60:.1f} min")
+        else:
+            outcome.failed[name] = child.last_line()
+            say(f"{name} failed: {outcome.failed[name]}")
+
+
+def _let_save(children: Sequence[_Child]) -> None:
+    for child in children:
+        child.process.terminate()
+    for child in children:
+        try:
+            child.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+
+
+def _end_with_parent() -> None:
+    """Let a child be told to save when the study is killed, so that a second call finds nobody at work (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

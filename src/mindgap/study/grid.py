@@ -1,0 +1,198 @@
+"""A study as data: which networks a table or figure needs. The paper's tables are presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mindgap.errors import SettingError
+from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
+
+STUDENTS = ("kdnet", "pmkl", "protokd", "smunet")
+"""Methods of the paper's Table I, in its order."""
+ANCHORS = ("none", "normal", "k", "mixture")
+"""Without alignment, P_N, P_k and P_*, in the order of the paper's columns."""
+ANY_SUBSET = ("dropout", "anysubset", "dynunet")
+"""One network for all fifteen subsets: our comparison beyond the paper."""
+SINGLES = tuple(format_subset((sequence,)) for sequence in SEQUENCES)
+_K = "T1ce"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its scores.
+
+    Attributes:
+        name: Unique; also the folder.
+        method: Name in ``METHODS``.
+        subset: Sequences the network sees; "all" for teachers and any-subset networks.
+        seed: Of weights and draws.
+        anchor: Of the teacher, or of the teacher the student learns from; None where there is none.
+        k: Anchor sequence, where the anchor is k.
+        backbone: Of a teacher.
+        teacher: Name of the run that has to be done first.
+    """
+
+    name: str
+    method: str
+    subset: str
+    seed: int
+    anchor: str | None = None
+    k: str | None = None
+    backbone: str | None = None
+    teacher: str | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Words of the command line that make this run what it is, but for data, folders and scale."""
+        words = [("--subset", self.subset), ("--seed", str(self.seed))]
+        if self.method == "teacher":
+            words += [("--anchor", str(self.anchor)), ("--backbone", str(self.backbone))]
+            words += [("--k", self.k)] if self.k else []
+        return tuple(word for pair in words for word in pair)
+
+    @property
+    def accepts_any_subset(self) -> bool:
+        """Whether one network answers for every subset."""
+        return self.method in ANY_SUBSET
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a study is wanted; empty tuples stand for everything the preset has.
+
+    Attributes:
+        methods: Student methods.
+        anchors: Anchors of the teachers.
+        subsets: Sequences of the students.
+        seeds: How many seeds, counted from 0.
+    """
+
+    methods: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        known = {"methods": (*STUDENTS, *ANY_SUBSET), "anchors": ANCHORS, "subsets": tuple(map(format_subset, SUBSETS))}
+        for kind, names in known.items():
+            strange = [name for name in getattr(self, kind) if name not in names]
+            if strange:
+                raise SettingError(f"{kind[:-1]} {strange[0]!r} is unknown here: choose among {', '.join(names)}.")
+        if self.seeds < 1:
+            raise SettingError("a study needs at least one seed.")
+
+    def pick(self, kind: str, offered: Sequence[str]) -> tuple[str, ...]:
+        """Those of a preset's names that are wanted, in the preset's order."""
+        wanted = getattr(self, kind)
+        return tuple(name for name in offered if not wanted or name in wanted)
+
+
+def teacher(anchor: str, seed: int, *, backbone: str = "vnet", k: str | None = None) -> Run:
+    """An aligned teacher, or one without alignment."""
+    k = (k or _K) if anchor == "k" else None
+    parts = ["teacher", anchor if k in (None, _K) else f"k.{k}", *([] if backbone == "vnet" else [backbone])]
+    return Run("-".join([*parts, f"s{seed}"]), "teacher", "all", seed, anchor, k, backbone)
+
+
+def student(method: str, anchor: str, subset: str, seed: int, *, k: str | None = None) -> list[Run]:
+    """A student and, before it, its teacher."""
+    first = teacher(anchor, seed, backbone="smunet" if method == "smunet" else "vnet", k=k)
+    middle = first.name.split("-")[1]
+    name = f"{method}-{middle}-{subset}-s{seed}"
+    return [first, Run(name, method, subset, seed, anchor, first.k, None, first.name)]
+
+
+def unimodal(subset: str, seed: int) -> Run:
+    """The baseline on some sequences."""
+    return Run(f"unimodal-{subset}-s{seed}", "unimodal", subset, seed)
+
+
+def table1(choice: Choice) -> list[Run]:
+    """Every student method with every anchor on every single sequence, beside the unimodal networks."""
+    runs = []
+    for seed in range(choice.seeds):
+        subsets = choice.pick("subsets", SINGLES)
+        runs += [unimodal(subset, seed) for subset in subsets]
+        for method in choice.pick("methods", STUDENTS):
+            for anchor in choice.pick("anchors", ANCHORS):
+                for subset in subsets:
+                    runs += student(method, anchor, subset, seed)
+    return unique(runs)
+
+
+def table2(choice: Choice) -> list[Run]:
+    """P_k with k = T2 beside k = T1ce: what an unsuitable anchor does."""
+    runs = []
+    for seed in range(choice.seeds):
+        subsets = choice.pick("subsets", SINGLES)
+        runs += [unimodal(subset, seed) for subset in subsets]
+        for method in choice.pick("methods", STUDENTS):
+            for k in (_K, "T2"):
+                for subset in subsets:
+                    runs += student(method, "k", subset, seed, k=k)
+    return unique(runs)
+
+
+def table3(choice: Choice) -> list[Run]:
+    """PMKL on every subset, without alignment and with P_*; the full set is the teacher."""
+    runs = []
+    offered = [format_subset(subset) for subset in SUBSETS if len(subset) < len(SEQUENCES)]
+    for seed in range(choice.seeds):
+        for anchor in choice.pick("anchors", ("none", "mixture")):
+            runs.append(teacher(anchor, seed))
+            for subset in choice.pick("subsets", offered):
+                runs += student("pmkl", anchor, subset, seed)
+    return unique(runs)
+
+
+def table4(choice: Choice) -> list[Run]:
+    """The teachers themselves."""
+    return [teacher(anchor, seed) for seed in range(choice.seeds) for anchor in choice.pick("anchors", ANCHORS)]
+
+
+def table5(choice: Choice) -> list[Run]:
+    """Unimodal networks, each looked at with every sequence: which one chooses k."""
+    return [unimodal(subset, seed) for seed in range(choice.seeds) for subset in choice.pick("subsets", SINGLES)]
+
+
+def anysubset(choice: Choice) -> list[Run]:
+    """Three networks for all fifteen subsets."""
+    methods = choice.pick("methods", ANY_SUBSET)
+    return [Run(f"{m}-s{seed}", m, "all", seed) for seed in range(choice.seeds) for m in methods]
+
+
+PRESETS: dict[str, Callable[[Choice], list[Run]]] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "table5": table5,
+    "figure1": table4,
+    "figure2": table4,
+    "figure3": table4,
+    "anysubset": anysubset,
+}
+
+
+def runs_of(presets: Iterable[str], choice: Choice) -> list[Run]:
+    """The runs of several presets, each once; teachers stand before their students.
+
+    Raises:
+        SettingError: A preset is unknown, or the choice leaves nothing of one.
+    """
+    runs: list[Run] = []
+    for preset in presets:
+        if preset not in PRESETS:
+            raise SettingError(f"there is no study {preset!r}: choose among {', '.join(PRESETS)}.")
+        found = PRESETS[preset](choice)
+        if not found:
+            raise SettingError(f"nothing of {preset} is left with these methods, anchors and subsets.")
+        runs += found
+    return unique(runs)
+
+
+def unique(runs: Iterable[Any]) -> list[Any]:
+    """Each once, in order of first appearance."""
+    return list(dict.fromkeys(runs))

@@ -1,0 +1,87 @@
+"""Table V: unimodal networks looked at with every sequence, which chooses k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mindgap.data.cohort import discover
+from mindgap.errors import MindgapError, SettingError
+from mindgap.evaluation.presets import find_preset
+from mindgap.evaluation.rules import Rules
+from mindgap.evaluation.scores import Score, read_scores, write_scores
+from mindgap.evaluation.statistics import bootstrap_mean, seed_average
+from mindgap.evaluation.summary import mean_dice_of_cases
+from mindgap.files import read_json
+from mindgap.inference.predictor import Predictor
+from mindgap.inference.scoring import score_cohort
+from mindgap.networks.weights import load_network
+from mindgap.runfiles import MANIFEST
+from mindgap.sequences import SEQUENCES, format_subset
+from mindgap.study import grid
+from mindgap.study.grid import SINGLES, Choice
+from mindgap.study.results import by_seed
+from mindgap.study.scale import Place
+from mindgap.study.tables import NOT_RUN, Table, paper
+
+CROSS = "cross.csv"
+"""Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
+
+
+def score_across(run_folder: Path, data: Path, *, device: str, progress: Callable[[int, int, str], None]) -> None:
+    """Show a unimodal network every single sequence of the test cases, as if it were its own.
+
+    Raises:
+        MindgapError: The network takes more than one sequence.
+    """
+    model = load_network(run_folder)
+    if len(model.card.sequences) != 1:
+        raise MindgapError(f"{run_folder} takes more than one sequence: Table V asks about unimodal networks.")
+    cohort = discover(data)
+    if cohort.convention is None:
+        raise SettingError(f"the label convention of {data} is not clear from its files.")
+    wanted = set(read_json(run_folder / MANIFEST)["cases"]["test"])
+    cases = [files for files in cohort.cases if files.case_id in wanted]
+    scores: list[Score] = []
+    for shown in SEQUENCES:
+        predictor = Predictor(replace(model, card=replace(model.card, sequences=(shown,))), device=device)
+        rules = Rules(find_preset("brats2018"), "strict", "native", False)
+        scores += score_cohort(
+            predictor, cases, cohort.convention, model=run_folder.name, rules=rules, progress=progress
+        ).scores
+    write_scores(run_folder / CROSS, scores)
+
+
+def table5(place: Place, choice: Choice) -> Table:
+    """The matrix: rows are what a network was trained on, columns what it is shown; the largest row mean chooses k."""
+    printed = paper()["table5_rows_train_cols_T1_T2_T1ce_Flair"]
+    table = Table(
+        "table5",
+        "Table V: unimodal networks shown every sequence (mean Dice of WT, TC, ET in %); k is the row of the best mean",
+        ["trained on", "source", *SINGLES, "row mean"],
+    )
+    means: dict[str, float] = {}
+    for trained in SINGLES:
+        numbers = printed["Flair" if trained == "FLAIR" else trained]
+        table.rows.append([trained, "paper", *("" if v is None else f"{v:.2f}" for v in numbers)])
+        cells = []
+        for shown in map(format_subset, ((sequence,) for sequence in SEQUENCES)):
+            values = []
+            for run in by_seed(grid.unimodal(trained, 0), choice.seeds):
+                path = place.run(run.name) / CROSS
+                if path.is_file():
+                    values.append(mean_dice_of_cases(read_scores(path), model=run.name, subset=shown))
+            whole = len(values) == choice.seeds
+            cells.append(100 * bootstrap_mean(seed_average(values)).mean if whole else float("nan"))
+        known = all(cell == cell for cell in cells)
+        if known:
+            means[trained] = sum(cells) / len(cells)
+        row = [f"{cell:.2f}" if cell == cell else NOT_RUN for cell in cells]
+        table.rows.append([trained, "ours", *row, f"{means[trained]:.2f}" if known else NOT_RUN])
+    if len(means) == len(SINGLES):
+        table.notes.append(
+            f"Our largest row mean is that of {max(means, key=lambda name: means[name])}; the paper's is T1ce."
+        )
+    table.notes.append("Rows of the paper are the sequence trained on, as its averages show; lost cells are empty.")
+    return table

@@ -1,0 +1,97 @@
+"""How large a study is run: the paper's settings, or what a laptop can do; from a run to its command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindgap.errors import SettingError
+from mindgap.study.grid import Run
+
+_TEACHERS = ("teacher",)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of a study.
+
+    Attributes:
+        name: paper, mini or phantom.
+        spacing_mm: Of the prepared cohort; None keeps the grid of the cases.
+        flags: Flags of every training.
+        steps: Steps by method; "" for all others.
+        seconds_per_step: Measured by method on two cores with native bf16 (``mindgap study --dry-run`` prints estimates
+            from it); "" for all others.
+        overhead_s: Start, validation and scoring of a run on the same machine.
+    """
+
+    name: str
+    spacing_mm: float | None
+    flags: tuple[str, ...]
+    steps: Mapping[str, int]
+    seconds_per_step: Mapping[str, float] = field(default_factory=dict)
+    overhead_s: float = 60.0
+
+    def steps_of(self, run: Run) -> int:
+        """Optimiser steps of a run."""
+        return self.steps.get(run.method, self.steps[""])
+
+    def seconds_of(self, run: Run) -> float:
+        """Estimated duration of a run on two cores with native bf16."""
+        slower = self.seconds_per_step.get(run.backbone or run.method, self.seconds_per_step[""])
+        return self.steps_of(run) * slower + self.overhead_s
+
+
+_SMALL = ("--width", "8", "--batch", "2", "--crop", "48")
+_COSTS = {"": 0.15, "vnet": 0.25, "smunet": 0.6, "anysubset": 0.3, "dynunet": 0.3, "pmkl": 0.2}
+_PAPER_COSTS = {"": 6.0, "vnet": 9.0, "smunet": 24.0}
+
+SCALES: dict[str, Scale] = {
+    "paper": Scale("paper", None, ("--preset", "paper"), {"": 50_000}, _PAPER_COSTS, 1800.0),
+    "mini": Scale("mini", 2.0, ("--preset", "small", *_SMALL, "--learning-rate", "4e-3"), {"": 1200}, _COSTS, 60.0),
+    "phantom": Scale("phantom", 2.0, ("--preset", "quick"), {"": 400, "teacher": 600}, _COSTS, 40.0),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of a study.
+
+    Attributes:
+        out: Of the study: runs, tables, logs.
+        data: The cohort as files.
+        store: The prepared cohort.
+        device: auto, cpu or cuda.
+    """
+
+    out: Path
+    data: Path
+    store: Path
+    device: str = "auto"
+
+    def run(self, name: str) -> Path:
+        """Folder of a run."""
+        return self.out / "runs" / name
+
+
+def find_scale(name: str) -> Scale:
+    """A scale by name.
+
+    Raises:
+        SettingError: There is none of that name.
+    """
+    if name not in SCALES:
+        raise SettingError(f"there is no scale {name!r}: choose one of {', '.join(SCALES)}.")
+    return SCALES[name]
+
+
+def commands_of(run: Run, scale: Scale, place: Place) -> tuple[tuple[str, ...], ...]:
+    """The command lines of a run: train, then score."""
+    folder = place.run(run.name)
+    train = ["train", run.method, *scale.flags, "--steps", str(scale.steps_of(run)), *run.flags]
+    train += ["--data", str(place.store), "--out", str(folder), "--device", place.device, "--resume"]
+    if run.teacher:
+        train += ["--teacher", str(place.run(run.teacher))]
+    score = ["evaluate", str(place.data), "--model", str(folder), "--name", run.name, "--device", place.device]
+    return tuple(train), tuple(score)

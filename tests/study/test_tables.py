@@ -1,0 +1,96 @@
+"""Tables from scores written by hand."""
+
+import csv
+import io
+
+import pytest
+
+from mindgap.evaluation.scores import Score, write_scores
+from mindgap.study import grid
+from mindgap.study.grid import Choice
+from mindgap.study.results import Results, by_seed
+from mindgap.study.tables import NOT_RUN, build_table, paper
+
+CASES = tuple(f"P{n:02d}" for n in range(1, 13))
+
+
+def write(folder, run, values, subset=None):
+    """Scores of a run: the same Dice in all regions, one per case."""
+    name = subset or ("T1+T2+T1ce+FLAIR" if run.subset == "all" else run.subset)
+    rows = [
+        Score(run.name, case, name, region, value, 1.0, 1.0, 1.0)
+        for case, value in zip(CASES, values, strict=True)
+        for region in ("WT", "TC", "ET")
+    ]
+    write_scores(folder / run.name / "scores.csv", rows)
+
+
+def column(table, name, **where):
+    """Cells of a column in the rows that match."""
+    index = [table.header.index(key) for key in where]
+    wanted = list(where.values())
+    found = [row for row in table.rows if [row[i] for i in index] == wanted]
+    return [row[table.header.index(name)] for row in found]
+
+
+def test_the_mean_of_a_cell_averages_seeds_per_case_first(tmp_path):
+    runs = by_seed(grid.teacher("mixture", 0), 2)
+    write(tmp_path, runs[0], [0.2] * 6 + [0.6] * 6)
+    write(tmp_path, runs[1], [0.4] * 6 + [0.8] * 6)
+    found = Results(tmp_path).measure(runs, "Avg")
+    assert found.interval.mean == pytest.approx(50)
+    assert found.interval.n == 12  # cases, not cases times seeds
+    assert found.spread == pytest.approx(14.142, abs=0.01)
+    assert Results(tmp_path).measure(by_seed(grid.teacher("mixture", 0), 3), "Avg") is None
+
+
+def test_table_four_compares_with_the_run_without_alignment(tmp_path):
+    write(tmp_path, grid.teacher("none", 0), [0.5 + 0.01 * k for k in range(12)])
+    write(tmp_path, grid.teacher("mixture", 0), [0.6 + 0.01 * k for k in range(12)])
+    table = build_table("table4", Results(tmp_path), Choice())
+    assert column(table, "minus without alignment", anchor="P_*")[0].startswith("+10.00")
+    assert column(table, "WT", anchor="P_N") == [NOT_RUN]
+    assert column(table, "p (Holm)", anchor="P_*") == ["0.000"]
+    assert column(table, "Avg printed", anchor="P_N") == ["79.13"]
+    assert column(table, "Avg recomputed", anchor="P_N") == ["78.80"]  # the paper's own cells
+    assert any("12 cases" in note for note in table.notes)
+
+
+def test_few_cases_cannot_be_significant_and_the_table_says_so(tmp_path):
+    for anchor, value in (("none", 0.5), ("normal", 0.6), ("k", 0.7), ("mixture", 0.8)):
+        run = grid.teacher(anchor, 0)
+        rows = [
+            Score(run.name, case, "T1+T2+T1ce+FLAIR", region, value + 0.01 * n, 1.0, 1.0, 1.0)
+            for n, case in enumerate(CASES[:5])
+            for region in ("WT", "TC", "ET")
+        ]
+        write_scores(tmp_path / run.name / "scores.csv", rows)
+    table = build_table("table4", Results(tmp_path), Choice())
+    assert any("can be significant here" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "anysubset"])
+def test_nothing_run_is_said_in_every_cell_and_all_forms_hold_the_same(tmp_path, name):
+    table = build_table(name, Results(tmp_path), Choice())
+    assert any(NOT_RUN in row for row in table.rows)
+    assert all(len(row) == len(table.header) for row in table.rows)
+    assert list(csv.reader(io.StringIO(table.csv()))) == [table.header, *table.rows]
+    assert table.markdown().count("\n| ") == len(table.rows) + 1
+    assert table.html().count("<tr>") == len(table.rows) + 1
+
+
+def test_table_one_quotes_the_paper_and_its_averages(tmp_path):
+    table = build_table("table1", Results(tmp_path), Choice())
+    printed = column(table, "Avg printed", sequence="T1ce", method="PMKL", anchor="without alignment")
+    recomputed = column(table, "Avg recomputed", sequence="T1ce", method="PMKL", anchor="without alignment")
+    assert (printed, recomputed) == (["77.31"], ["75.12"])  # the paper's cells do not give its average
+    assert len(table.rows) == 4 * (1 + 4 * 5)
+    quoted = paper()["table1"]["T1"]["KD-Net"]["O"]
+    assert column(table, "paper WT", sequence="T1", method="KD-Net", anchor="original (quoted)") == [f"{quoted[0]:.2f}"]
+
+
+def test_the_any_subset_table_has_fifteen_rows_and_their_mean(tmp_path):
+    choice = Choice(methods=("dropout",))
+    table = build_table("anysubset", Results(tmp_path), choice)
+    assert len(table.rows) == 16
+    assert table.rows[-1][0] == "mean of 15"
