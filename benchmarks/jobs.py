@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mindgap.processor import calm_threads
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -22,7 +24,7 @@ class Variant:
         precision: As `choose_precision` takes it.
         layout: Memory layout of the network.
         keeps_memory: Whether glibc is told to keep freed memory.
-        calm: Whether OpenMP threads sleep while they wait, as our command line sets it.
+        calm: Whether OpenMP threads sleep after a short wait, as our command line sets it.
         workers: Processes of the loader (MONAI).
         tuned: MONAI with what makes it faster: cached voxel indices, no metadata; and with our fused optimiser.
         compiled: Whether torch.compile makes kernels (ours).
@@ -104,9 +106,10 @@ def measure(job: Job) -> dict[str, Any]:
     """
     environment = dict(os.environ)
     if VARIANTS[job.variant].calm:
-        environment.setdefault("OMP_WAIT_POLICY", "passive")  # as mindgap.cli does
+        calm_threads(environment)  # as mindgap.cli does
     else:
         environment.pop("OMP_WAIT_POLICY", None)
+        environment.pop("GOMP_SPINCOUNT", None)
     command = [sys.executable, str(Path(__file__).with_name("pipelines.py")), json.dumps(asdict(job))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""How long a training step takes when OpenMP threads spin or sleep, alone and beside another such program.
+"""How long a training step takes when OpenMP threads spin, sleep, or do as ours, alone and beside another program.
 
     python benchmarks/threads.py
 
@@ -14,6 +14,14 @@ import subprocess
 import sys
 from collections import defaultdict
 
+from mindgap.processor import calm_threads
+
+POLICIES: dict[str, dict[str, str]] = {
+    "spin": {"OMP_WAIT_POLICY": "active"},
+    "sleep": {"OMP_WAIT_POLICY": "passive"},
+    "ours": {},
+}
+calm_threads(POLICIES["ours"])
 STEP = """
 import time, torch
 from mindgap.networks import build_aligned
@@ -37,7 +45,7 @@ print(sorted(seconds[1:])[2], processor.kind, sep=";")
 
 def measure(policy: str, *, busy: bool) -> tuple[float, str]:
     """Median step of one process, in seconds, and the processor's class."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": policy}
+    environment = {**os.environ, **POLICIES[policy]}
     forever = STEP.replace("range(6)", "iter(int, 1)")
     others = [subprocess.Popen([sys.executable, "-c", forever], env=environment)] if busy else []
     try:
@@ -63,7 +71,7 @@ def main() -> None:
     found: dict[tuple[str, bool], list[float]] = defaultdict(list)
     kind = ""
     for _ in range(rounds):
-        for policy in ("active", "passive"):
+        for policy in POLICIES:
             for busy in (False, True):
                 seconds, kind = measure(policy, busy=busy)
                 found[policy, busy].append(seconds)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,6 +88,20 @@ def choose_precision(asked: str, processor: Processor) -> Precision:
             "convolutions are hundreds of times slower than fp32. Use --precision auto or fp32."
         )
     return "bf16"
+
+
+def calm_threads(environment: MutableMapping[str, str]) -> None:
+    """Let OpenMP threads spin briefly, then sleep; read when torch is loaded, and a user's choice stays.
+
+    By default they spin, and two programs that spin keep each other from the cores: beside another training a step
+    takes many times longer. Threads that sleep at once pay for waking at every layer, a tenth of a step; some ten
+    microseconds of spinning bridge the layers (``benchmarks/threads.py``).
+
+    Args:
+        environment: Of this process or of one that is about to begin.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(environment):
+        environment.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="2000")
 
 
 def keep_freed_memory() -> bool:

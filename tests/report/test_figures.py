@@ -4,7 +4,8 @@ import pytest
 from mindgap.errors import MindgapError
 from mindgap.evaluation.scores import Score
 from mindgap.report.figures import Picture, draw_learning, draw_overlay, draw_scores, save_png, to_png
-from mindgap.report.overlay import VIEWS, slice_of, to_ras, unseen_for_reader
+from mindgap.report.overlay import unseen_for_reader
+from mindgap.report.scene import VIEWS, slice_of, to_ras
 
 AXIAL, CORONAL, SAGITTAL = VIEWS
 SHAPE = (16, 20, 10)  # right-left, posterior-anterior, inferior-superior

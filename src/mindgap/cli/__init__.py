@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, words: list[str], *, debug: bool) -> int:
     from mindgap.errors import MindgapError
+    from mindgap.processor import calm_threads
 
     if verb not in VERBS:
         from difflib import get_close_matches
@@ -69,7 +70,7 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         hint = f" Did you mean {near[0]}?" if near else ""
         print(f"mindgap: there is no verb {verb!r}.{hint} Verbs: {', '.join(VERBS)}.", file=sys.stderr)
         return 2
-    _calm_threads()
+    calm_threads(os.environ)
     try:
         code: int = importlib.import_module(f"mindgap.cli.{verb}").run(words)
     except MindgapError as error:
@@ -93,13 +94,3 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         print(f"mindgap {verb}: {reason}", file=sys.stderr)
         return 2
     return code
-
-
-def _calm_threads() -> None:
-    """Let OpenMP threads sleep while they wait; has to be set before torch is loaded, and a user's choice stays.
-
-    By default they spin, and two programs that spin keep each other from the cores: beside another training a step
-    took 6.6 s spinning and 1.0 s sleeping. Alone, sleeping costs a tenth (0.33 s against 0.30 s;
-    ``benchmarks/threads.py``).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -15,6 +15,7 @@ _PACKAGES = {
     "nilearn": "phantoms (their anatomy)",
     "monai": "HD95",
     "scipy": "phantoms, HD95",
+    "scikit-learn": "figure 1 of the paper (t-SNE)",
     "threadpoolctl": "phantoms",
     "matplotlib": "pictures of the report",
     "jinja2": "the report page",

@@ -15,9 +15,13 @@ from mindgap.cli.terminal import ProgressLine, parse, say
 _METHODS_TEXT = """usage: mindgap train METHOD --data STORE --out RUN [--preset small|quick|paper] [options]
 
 methods
-  teacher    encoders per sequence, latents drawn to an anchor (--anchor mixture|k|none), a VNet on all of them
+  teacher    encoders per sequence, latents drawn to an anchor (--anchor mixture|k|normal|none), a VNet on all of them
   unimodal   a VNet on --subset alone, no teacher: the baseline
-  pmkl       a VNet on --subset that learns from the labels and from a frozen --teacher RUN
+  pmkl, kdnet, protokd
+             a VNet on --subset that learns from the labels and, each in its way, from a frozen --teacher RUN
+  smunet     two paths co-trained, one on everything, one on --subset (--teacher: trained with --backbone smunet)
+  anysubset  one network for all fifteen subsets, from aligned latents
+  dropout    one VNet for all fifteen subsets, trained on random ones; dynunet the same with MONAI's DynUNet
 
 presets (every number can be overridden by a flag)
   small      width 16, 2,500 steps of two 64^3 crops, for data at 2 mm: about 20 minutes on two cores

@@ -166,18 +166,19 @@ def apply_intensities(image: Float[Tensor, "B J i j k"], draws: Draws, augmentat
     def column(values: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(values).to(device)[:, :, None, None, None]
 
-    level = (image - BACKGROUND) * (0.5 * column(draws.scale))  # brightness above the background, about 0..1
+    level = image - BACKGROUND  # changed in place from here on: every new tensor is another pass over memory
+    level.mul_(0.5 * column(draws.scale))  # brightness above the background, about 0..1
     if augmentation.bias:
         coarse = torch.from_numpy(draws.bias).to(device)
-        level = level * F.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True).exp()
+        level.mul_(F.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True).exp_())
     if augmentation.gamma:
-        level = level.clamp_min(1e-4) ** column(draws.gamma)
-    varied = BACKGROUND + 2 * level
+        level.clamp_min_(1e-4).pow_(column(draws.gamma))
+    varied = level.mul_(2).add_(BACKGROUND)
     if augmentation.shift:
-        varied = varied + column(draws.shift)
+        varied.add_(column(draws.shift))
     if augmentation.noise:
-        varied = varied + column(draws.noise) * _noise_field(image, draws)
-    return torch.where(brain, varied.clamp_min(LOWEST_BRAIN), image)
+        varied.add_(_noise_field(image, draws).mul_(column(draws.noise)))
+    return torch.where(brain, varied.clamp_min_(LOWEST_BRAIN), image)
 
 
 def _noise_field(image: Tensor, draws: Draws) -> Tensor:

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float, classes_from_regions
+from mindgap.batch import BACKGROUND, Bool, Float, Output, classes_from_regions
 from mindgap.data.case import Case
 from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
-from mindgap.inference.tiling import predict_tiled, predict_whole
+from mindgap.inference.tiling import pad_to, predict_tiled, predict_whole
 from mindgap.networks.blocks import channels_last
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import ModelCard, TrainedNetwork, load_network
@@ -162,21 +162,45 @@ class Predictor:
 
     def probabilities(self, prepared: PreparedCase) -> Float[Tensor, "R i j k"]:
         """Probabilities of WT, TC, ET on the prepared crop, in host memory; what the crop lacks is absent."""
-        columns = dict(zip(prepared.sequences, prepared.image, strict=True))
-        absent = torch.full_like(prepared.image[0], BACKGROUND)
-        image = torch.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
-        run = partial(self._run, present=torch.tensor([s in columns for s in self.card.sequences]))
+        image, present = self._columns(prepared)
+        run = partial(self._run, present=present)
         if self.coverage == "tiles":
             return predict_tiled(image, run, window=self.card.crop).cpu()
         return predict_whole(image, run, multiple=STRIDE).cpu()
 
+    def latents(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J C i j k"], Bool[Tensor, "i j k"]]:
+        """Latents of every sequence in one pass over the prepared crop, and the voxels that are brain in all of them.
+
+        Raises:
+            SettingError: The network has no latents.
+        """
+        image, present = self._columns(prepared)
+        padded, place = pad_to(image, [-(-side // STRIDE) * STRIDE for side in image.shape[1:]])
+        output = self._forward(padded[None], present)
+        if not output.latents:
+            raise SettingError(
+                f"the network in {self.folder} ({self.card.architecture}) has no latents: name a teacher."
+            )
+        inside = (slice(None), *place)
+        latents = torch.stack([latent[0][inside].float().cpu() for latent in output.latents])
+        return latents, output.features["brain"][0, 0][place].bool().cpu()
+
+    def _columns(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J i j k"], Bool[Tensor, J]]:
+        """The image in the network's order of sequences, and which of them the case has."""
+        columns = dict(zip(prepared.sequences, prepared.image, strict=True))
+        absent = torch.full_like(prepared.image[0], BACKGROUND)
+        image = torch.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
+        return image, torch.tensor([s in columns for s in self.card.sequences])
+
     @torch.inference_mode()
-    def _run(self, images: Tensor, *, present: Tensor) -> Tensor:
+    def _forward(self, images: Tensor, present: Tensor) -> Output:
         images = images.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.network(images, present.expand(len(images), -1))
-        probabilities: Tensor = output.region_probabilities()
-        return probabilities
+            output: Output = self.network(images, present.expand(len(images), -1))
+        return output
+
+    def _run(self, images: Tensor, *, present: Tensor) -> Tensor:
+        return self._forward(images, present).region_probabilities()
 
 
 def region_voxels(target: NDArray[np.uint8]) -> dict[Region, int]:

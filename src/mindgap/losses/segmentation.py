@@ -29,7 +29,7 @@ def dice_loss(
         Wang et al., ProtoKD, ICASSP 2023, https://arxiv.org/abs/2303.09830, and its public code.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        p = torch.softmax(logits.float(), dim=1)
+        p = torch.softmax(_channel_after_channel(logits), dim=1)
         y = _one_hot(target, logits.shape[1])
         axes = (0, 2, 3, 4)
         overlap = (p * y).sum(axes)
@@ -58,7 +58,7 @@ def weighted_cross_entropy(logits: Float[Tensor, "B C i j k"], target: Integer[T
         # no bincount: on a GPU it would wait for the largest class
         counts = torch.stack([(target == label).sum() for label in range(logits.shape[1])]).float()
         weights = 1 - counts / target.numel()
-        cost = F.cross_entropy(logits.float(), target.long(), reduction="none")
+        cost = F.cross_entropy(_channel_after_channel(logits), target.long(), reduction="none")
         voxel_weights = weights[target.long()]
         total = voxel_weights.sum()
         alone = total <= 0
@@ -71,6 +71,11 @@ def segmentation_terms(
 ) -> dict[str, Float[Tensor, ""]]:
     """The two terms of the segmentation loss of the paper's base, each with weight 1."""
     return {"cross_entropy": weighted_cross_entropy(logits, target), "dice": dice_loss(logits, target)}
+
+
+def _channel_after_channel(logits: Tensor) -> Tensor:
+    """In float32 and in the layout of the targets: elementwise steps on two layouts are several times slower."""
+    return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _one_hot(target: Tensor, classes: int) -> Tensor:

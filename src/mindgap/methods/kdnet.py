@@ -60,7 +60,7 @@ class KdNet(Student):
 class KdNetRecipe(AbstractRecipe):
     """A VNet on the subset that imitates the softened probabilities and the deepest features of a frozen teacher.
 
-    The defaults are quoted from memory of the paper, for which no official code is known.
+    The defaults are those reported for the paper; no official code is known to check them against.
 
     Attributes:
         teacher: Run folder of the trained teacher.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mindgap.batch import Bool, Float, Output
 from mindgap.networks.encoders import NormalHeads
+from mindgap.networks.layout import hand_over
 
 AnchorWeights = Literal["none", "softmax", "raw", "ratio"]
 """How weights follow from the parameters a: not at all, s = softmax(a), w = a, or w = a / sum(a)."""
@@ -73,7 +74,7 @@ class AlignedNetwork(nn.Module):
             given = tuple(count * shares[j] * given[j] for j in range(count))
         elif self.weighting == "prediction" and not self.training:
             given = tuple(shares[j] * given[j] for j in range(count))
-        output: Output = self.predictor(torch.cat(given, dim=1))
+        output: Output = self.predictor(hand_over(torch.cat(given, dim=1), self.predictor))
         features |= {**output.features, "brain": shared_brain(brains, present)}
         features |= {"sequence_weights": shares, "anchor_weights": anchor_weights}
         return Output(output.logits, features=features, latents=latents, head=output.head)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mindgap.networks.batchnorm import BatchNorm
+
 
 def convolutions(count: int, channels_in: int, channels_out: int) -> nn.Sequential:
     """``count`` times [Conv3d 3x3x3, padding 1, no bias -> BatchNorm -> ReLU].
@@ -21,7 +23,7 @@ def convolutions(count: int, channels_in: int, channels_out: int) -> nn.Sequenti
         source = channels_in if index == 0 else channels_out
         layers += [
             Convolution(source, channels_out, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm3d(channels_out),
+            BatchNorm(channels_out),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
@@ -31,7 +33,7 @@ def downsampling(channels_in: int, channels_out: int) -> nn.Sequential:
     """Halve each axis: [Conv3d 2x2x2, stride 2 -> BatchNorm -> ReLU]."""
     return nn.Sequential(
         nn.Conv3d(channels_in, channels_out, kernel_size=2, stride=2),
-        nn.BatchNorm3d(channels_out),
+        BatchNorm(channels_out),
         nn.ReLU(inplace=True),
     )
 
@@ -40,7 +42,7 @@ def upsampling(channels_in: int, channels_out: int) -> nn.Sequential:
     """Double each axis: [ConvTranspose3d 2x2x2, stride 2 -> BatchNorm -> ReLU]."""
     return nn.Sequential(
         nn.ConvTranspose3d(channels_in, channels_out, kernel_size=2, stride=2),
-        nn.BatchNorm3d(channels_out),
+        BatchNorm(channels_out),
         nn.ReLU(inplace=True),
     )
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mindgap.batch import Bool, Float, brain_of, fill_absent
+from mindgap.networks.layout import take_back
 
 
 class BrainNorm(nn.Module):
@@ -48,9 +49,7 @@ class BrainNorm(nn.Module):
         """
         batch, count, grid = latents.shape[0], brains.shape[1], latents.shape[2:]
         with torch.autocast(latents.device.type, enabled=False):
-            values = latents.to(torch.float32, memory_format=torch.contiguous_format).view(
-                batch, count, -1, grid.numel()
-            )
+            values = take_back(latents).view(batch, count, -1, grid.numel())
             mask = brains.to(torch.float32, memory_format=torch.contiguous_format).view(batch, count, 1, grid.numel())
             if self.training:
                 normalised, mean, variance = _brain_normalise(values, mask, self.mean, self.variance, self.epsilon)
@@ -96,7 +95,7 @@ class _BrainNormalise(torch.autograd.Function):
         normalised, mask, scale, share = ctx.saved_tensors
         inside = gradient * mask
         mean = inside.sum((0, 1, 3)) * share
-        along = torch.einsum("bjcv,bjcv->c", inside, normalised) * share
+        along = (inside * normalised).sum((0, 1, 3)) * share  # einsum turns this into a slow product of vectors
         inside.addcmul_(mask, mean[:, None], value=-1)
         inside.addcmul_(normalised, along[:, None], value=-1)
         return inside.mul_(scale[:, None]), None, None, None, None

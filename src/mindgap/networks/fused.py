@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mindgap.batch import Bool, Float, Output
 from mindgap.networks.aligned import shared_brain
+from mindgap.networks.layout import hand_over
 
 
 class FusedNetwork(nn.Module):
@@ -47,7 +48,7 @@ class FusedNetwork(nn.Module):
         assert isinstance(mean, Tensor)
         variance = sum(shares[:, j] * (latent - mean).square() for j, latent in enumerate(latents))
         assert isinstance(variance, Tensor)
-        output: Output = self.predictor(torch.cat([mean, variance], dim=1))
+        output: Output = self.predictor(hand_over(torch.cat([mean, variance], dim=1), self.predictor))
         features = {**output.features, "brain": shared_brain(brains, present)}
         features |= {"sequence_weights": weights, "anchor_weights": weights}
         return Output(output.logits, features=features, latents=latents, head=output.head)

@@ -19,7 +19,8 @@ from mindgap.evaluation.scores import Score, values_of
 from mindgap.evaluation.summary import SummaryRow, summarise
 from mindgap.files import write_aside
 from mindgap.regions import REGIONS
-from mindgap.report.overlay import REGION_COLOURS, Picture, draw_overlay
+from mindgap.report.overlay import draw_overlay
+from mindgap.report.scene import REGION_COLOURS, Picture
 
 __all__ = [
     "ANCHOR_PREFIX",

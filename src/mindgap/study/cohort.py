@@ -6,11 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindgap.api import Progress, prepare
+from mindgap.data.case import CaseFiles
+from mindgap.data.cohort import discover
 from mindgap.data.prepared import Preparation
 from mindgap.data.store import INDEX
 from mindgap.errors import SettingError
-from mindgap.files import write_text
+from mindgap.evaluation.rules import DEFAULT_RULES
+from mindgap.files import read_json, write_text
+from mindgap.inference.opened import OpenedCase
 from mindgap.processor import cpu_count
+from mindgap.regions import LabelConvention
+from mindgap.runfiles import MANIFEST
+from mindgap.study.grid import Run
 from mindgap.study.scale import Place, Scale
 
 TRAIN, VALIDATION, TEST = 24, 6, 20
@@ -43,6 +50,25 @@ def prepare_place(
         preparation = Preparation(spacing_mm=scale.spacing_mm)
         prepare(place.data, place.store, preparation, split=split, workers=cpu_count(), progress=stage("preparing"))
     return place
+
+
+def test_cases(place: Place, run: Run) -> tuple[list[CaseFiles], LabelConvention]:
+    """The test cases of a finished run as files, in the order of their names.
+
+    Raises:
+        SettingError: The label convention of the cohort is not clear.
+    """
+    cohort = discover(place.data)
+    if cohort.convention is None:
+        raise SettingError(f"the label convention of {place.data} is not clear from its files.")
+    wanted = set(read_json(place.run(run.name) / MANIFEST)["cases"]["test"])
+    return [files for files in cohort.cases if files.case_id in wanted], cohort.convention
+
+
+def open_test_cases(place: Place, run: Run, preparation: Preparation) -> list[OpenedCase]:
+    """The test cases of a finished run, prepared as its network takes them when they are asked for."""
+    cases, convention = test_cases(place, run)
+    return [OpenedCase(files, convention, preparation, DEFAULT_RULES) for files in cases]
 
 
 def _grow(folder: Path, stage: Callable[[str], Progress]) -> None:

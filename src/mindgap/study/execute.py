@@ -16,7 +16,7 @@ from typing import IO
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json
 from mindgap.launch import Job, Resources, launch, states
-from mindgap.processor import cpu_count
+from mindgap.processor import calm_threads, cpu_count
 from mindgap.runfiles import MANIFEST, SCORES, TERMS, read_lines
 from mindgap.session import Interrupted
 from mindgap.study.grid import Run
@@ -142,7 +142,8 @@ class _Child:
         self.folder = place.run(run.name)
         _give_orders(run, scale, place)
         self.commands = list(commands_of(run, scale, place))
-        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        calm_threads(self.environment)
         self.began = time.monotonic()
         self.log: IO[str] = (self.folder / _LOG).open("a", encoding="utf-8")
         self.process = self._start()

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from mindgap.data.cohort import discover
-from mindgap.errors import MindgapError, SettingError
+from mindgap.errors import MindgapError
 from mindgap.evaluation.presets import find_preset
 from mindgap.evaluation.rules import Rules
 from mindgap.evaluation.scores import Score, read_scores, write_scores
 from mindgap.evaluation.statistics import bootstrap_mean, seed_average
 from mindgap.evaluation.summary import mean_dice_of_cases
-from mindgap.files import read_json
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.scoring import score_cohort
 from mindgap.networks.weights import load_network
-from mindgap.runfiles import MANIFEST
 from mindgap.sequences import SEQUENCES, format_subset
 from mindgap.study import grid
-from mindgap.study.grid import SINGLES, Choice
+from mindgap.study.cohort import test_cases
+from mindgap.study.grid import SINGLES, Choice, Run
 from mindgap.study.results import by_seed
 from mindgap.study.scale import Place
 from mindgap.study.tables import NOT_RUN, Table, paper
@@ -29,28 +26,22 @@ CROSS = "cross.csv"
 """Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
 
 
-def score_across(run_folder: Path, data: Path, *, device: str, progress: Callable[[int, int, str], None]) -> None:
+def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], None]) -> None:
     """Show a unimodal network every single sequence of the test cases, as if it were its own.
 
     Raises:
         MindgapError: The network takes more than one sequence.
     """
-    model = load_network(run_folder)
+    model = load_network(place.run(run.name))
     if len(model.card.sequences) != 1:
-        raise MindgapError(f"{run_folder} takes more than one sequence: Table V asks about unimodal networks.")
-    cohort = discover(data)
-    if cohort.convention is None:
-        raise SettingError(f"the label convention of {data} is not clear from its files.")
-    wanted = set(read_json(run_folder / MANIFEST)["cases"]["test"])
-    cases = [files for files in cohort.cases if files.case_id in wanted]
+        raise MindgapError(f"{run.name} takes more than one sequence: Table V asks about unimodal networks.")
+    cases, convention = test_cases(place, run)
+    rules = Rules(find_preset("brats2018"), "strict", "native", False)
     scores: list[Score] = []
     for shown in SEQUENCES:
-        predictor = Predictor(replace(model, card=replace(model.card, sequences=(shown,))), device=device)
-        rules = Rules(find_preset("brats2018"), "strict", "native", False)
-        scores += score_cohort(
-            predictor, cases, cohort.convention, model=run_folder.name, rules=rules, progress=progress
-        ).scores
-    write_scores(run_folder / CROSS, scores)
+        predictor = Predictor(replace(model, card=replace(model.card, sequences=(shown,))), device=place.device)
+        scores += score_cohort(predictor, cases, convention, model=run.name, rules=rules, progress=progress).scores
+    write_scores(place.run(run.name) / CROSS, scores)
 
 
 def table5(place: Place, choice: Choice) -> Table:

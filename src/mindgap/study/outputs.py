@@ -22,6 +22,8 @@ def make_output(preset: str, place: Place, choice: Choice, *, say: Callable[[str
         choice: What was run.
         say: Takes the table as text.
     """
+    if preset.startswith("figure"):
+        return _make_figure(preset, place, choice, say=say)
     if preset == "table5":
         _show_every_sequence(place, choice)
         table = table5(place, choice)
@@ -35,7 +37,23 @@ def _show_every_sequence(place: Place, choice: Choice) -> None:
     results = Results(place.out / "runs")
     for run in PRESETS["table5"](choice):
         if results.has(run) and not (place.run(run.name) / CROSS).is_file():
-            score_across(place.run(run.name), place.data, device=place.device, progress=lambda done, total, case: None)
+            score_across(place, run, progress=lambda done, total, case: None)
+
+
+def _make_figure(preset: str, place: Place, choice: Choice, *, say: Callable[[str], None]) -> list[Path]:
+    from mindgap.report.figures import save_png  # this and the next bring in matplotlib
+    from mindgap.study.figures import draw
+
+    drawing = draw(preset, place, choice)
+    if drawing is None:
+        say(f"{preset}: no teacher was run, so there is nothing to draw")
+        return []
+    path = place.out / "figures" / f"{preset}.png"
+    save_png(drawing.figure, path)
+    if drawing.table is None:
+        return [path]
+    say(drawing.table.markdown())
+    return [path, *_write(drawing.table, path.parent)]
 
 
 def _write(table: Table, folder: Path) -> list[Path]:
