@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import statistics
 import sys
 import time
 from collections import defaultdict
@@ -197,7 +198,7 @@ def time_steps(steps: Iterator[Any], job: Job, clock: Clock) -> dict[str, Any]:
         clock: Of the phases; on a GPU they come from further steps, in which every phase waits.
 
     Returns:
-        Mean "seconds" per step, the "durations", the largest memory up to each in "peaks_gib", that taken before
+        Median "seconds" per step, the "durations", the largest memory up to each in "peaks_gib", that taken before
         the first in "before_gib", and the "phases" as shares.
     """
     before = _memory_now_gib(job.device)
@@ -217,7 +218,7 @@ def time_steps(steps: Iterator[Any], job: Job, clock: Clock) -> dict[str, Any]:
         clock.running = True
         phased = _block(steps, job.steps, clock)
     return {
-        "seconds": sum(durations) / len(durations),
+        "seconds": statistics.median(durations),
         "durations": durations,
         "before_gib": before,
         "peaks_gib": peaks,

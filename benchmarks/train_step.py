@@ -96,6 +96,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--paper", action="store_true", help="width 16, batch 4 of 80^3")
     parser.add_argument("--quick", action="store_true", help="a few steps of a tiny network: whether it runs")
     parser.add_argument("--profile", action="store_true", help="print the 15 most expensive operators")
+    parser.add_argument(
+        "--no-beside", action="store_true", help="only the size asked for, not twice the width and 80^3"
+    )
     parser.add_argument("--no-bounds", action="store_true", help="do not look at what bounds a step")
     parser.add_argument("--json", type=Path, help="save everything here")
     options = parser.parse_args()
@@ -120,7 +123,7 @@ def plan(options: argparse.Namespace, folder: Path) -> dict[str, Job]:
         **{name: getattr(options, name) for name in ("width", "crop", "batch", "steps", "warm_up", "device")},
     )
     jobs = {name: replace(first, variant=name) for name in options.variants}
-    if options.paper:
+    if options.paper or options.no_beside:
         return jobs
     few = replace(first, steps=max(2, first.steps // 4), warm_up=min(2, first.warm_up))
     larger = 48 if options.quick else 80

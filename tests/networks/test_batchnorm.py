@@ -26,7 +26,7 @@ def both(channels: int) -> tuple[BatchNorm, nn.BatchNorm3d]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("channels", [2, 4, 8])
+@pytest.mark.parametrize("channels", [2, 4, 8, 16])
 def test_narrow_maps_are_normalised_as_torch_does_forward_backward_and_running(channels):
     found = []
     image, gradient = maps(channels), torch.randn(2, channels, 8, 8, 8).bfloat16()
@@ -60,7 +60,7 @@ def test_its_output_may_be_changed_in_place_and_gradients_stay_right():
 
 @pytest.mark.parametrize(
     "image",
-    [maps(4).float(), maps(4).contiguous(), maps(16), maps(8, side=3)],
+    [maps(4).float(), maps(4).contiguous(), maps(32), maps(8, side=3)],
     ids=["float32", "contiguous", "wide", "odd"],
 )
 def test_everything_else_is_torchs_own_to_the_bit(image):

@@ -16,7 +16,8 @@ from mindgap.study import grid
 from mindgap.study.cohort import open_test_cases, prepare_place
 from mindgap.study.figures import _best_median_worst, _colours, draw
 from mindgap.study.grid import SINGLES, Choice
-from mindgap.study.matrix import CROSS, score_across
+from mindgap.study.keep import CROSS
+from mindgap.study.matrix import score_across
 from mindgap.study.outputs import make_output
 from mindgap.study.scale import find_scale
 from mindgap.training.loop import Schedule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,9 +37,12 @@ class Study:
         anchors: Anchors wanted (none,normal,k,mixture); all by default.
         subsets: Sequences wanted, such as T1,T1ce; all by default.
         seeds: How many seeds.
-        jobs: Trainings at the same time here.
+        jobs: Trainings at the same time here. 0: one for each processor where networks are small and there is no GPU
+            (two with a thread each get a fifth more done than one with two), else one.
         split: As `mindgap prepare` takes it.
         device: auto, cpu or cuda.
+        keep: Folder that keeps scores and settings of finished runs, without images, and the tables. A run that stands
+            there is not run again, on whichever machine.
         dry_run: Print the runs and an estimate of their cost, and stop.
         tables_only: Make the tables from what is there, run nothing.
         slurm: Queue the runs on a SLURM cluster (call again for the tables).
@@ -54,9 +57,10 @@ class Study:
     anchors: str = ""
     subsets: str = ""
     seeds: int = 1
-    jobs: int = 1
+    jobs: int = 0
     split: str = "auto"
     device: str = "auto"
+    keep: Path | None = None
     dry_run: bool = False
     tables_only: bool = False
     slurm: bool = False
@@ -69,27 +73,33 @@ def run(words: Sequence[str]) -> int:
     from mindgap.study.cohort import prepare_place
     from mindgap.study.execute import queue, run_here
     from mindgap.study.grid import Choice, runs_of
-    from mindgap.study.scale import Place, find_scale
+    from mindgap.study.keep import keep_runs
+    from mindgap.study.scale import Place, find_scale, jobs_at_once
 
     wanted = [tuple(filter(None, text.split(","))) for text in (settings.methods, settings.anchors, settings.subsets)]
     choice = Choice(wanted[0], wanted[1], wanted[2], settings.seeds)
     runs, scale = runs_of(settings.presets, choice), find_scale(settings.scale)
+    at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
     if settings.dry_run:
-        print_runs(runs, scale, at_once=settings.jobs)
+        print_runs(runs, scale, at_once=at_once)
         return 0
     if settings.tables_only:
-        place = Place(settings.out, settings.data or settings.out / "cohort", settings.out / "store", settings.device)
-        write_tables(settings.presets, place, choice)
+        cohort, store = settings.data or settings.out / "cohort", settings.out / "store"
+        write_tables(settings.presets, Place(settings.out, cohort, store, settings.device, settings.keep), choice)
         return 0
     place = prepare_place(
         settings.out, scale, data=settings.data, split=settings.split, device=settings.device, stage=ProgressLine
     )
+    place = replace(place, keep=settings.keep)
     if settings.slurm:
-        outcome = queue(runs, scale, place, settings.resources, at_once=max(settings.jobs, 1))
-        say(f"{len(outcome.done)} finished, {len(outcome.queued)} queued or running; call again for the tables")
-        return 0
-    outcome = run_here(runs, scale, place, at_once=settings.jobs, progress=ProgressLine("study"), say=say)
+        outcome = queue(runs, scale, place, settings.resources, at_once=settings.jobs or len(runs))
+        if len(outcome.done) < len(runs):
+            say(f"{len(outcome.done)} finished, {len(outcome.queued)} queued or running; call again for the tables")
+            return 0
+    else:
+        outcome = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say)
     write_tables(settings.presets, place, choice)
+    keep_runs(runs, scale, place)  # with what the tables added
     for name, reason in outcome.failed.items():
         say(f"failed: {name}: {reason} (log: {place.run(name) / 'study.log'})")
     for name in outcome.skipped:
@@ -108,6 +118,8 @@ def write_tables(presets: Sequence[str], place: Place, choice: Choice) -> None:
 
 def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int) -> None:
     """Print what would be run, and how long it would take."""
+    from mindgap.study.scale import GAIN_TOGETHER
+
     rows, total = [], 0.0
     for run in runs:
         seconds = scale.seconds_of(run)
@@ -115,4 +127,5 @@ def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int) -> None:
         rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", duration(seconds), run.teacher or ""])
     print_table(["run", "sees", "steps", "about", "after"], rows)
     say(f"{len(rows)} runs with {' '.join(scale.flags)}")
-    say(f"about {duration(total / max(at_once, 1))} on two cores with native bf16; a GPU takes a small part of it")
+    total /= GAIN_TOGETHER if at_once > 1 else 1
+    say(f"about {duration(total)} on two cores with native bf16; a GPU takes a small part of it")

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json
 from mindgap.launch import Job, Resources, launch, states
 from mindgap.processor import calm_threads, cpu_count
-from mindgap.runfiles import MANIFEST, SCORES, TERMS, read_lines
+from mindgap.runfiles import TERMS, read_lines
 from mindgap.session import Interrupted
 from mindgap.study.grid import Run
+from mindgap.study.keep import ORDERS, is_kept, is_whole, keep_runs, orders_of
 from mindgap.study.scale import Place, Scale, commands_of
 from mindgap.training.processes import stop_request
 
 Progress = Callable[[int, int, str], None]
-_ORDERS = "study.json"
 _LOG = "study.log"
 _PR_SET_PDEATHSIG = 1
 
@@ -47,20 +46,32 @@ class Outcome:
 
 
 def is_finished(run: Run, scale: Scale, place: Place) -> bool:
-    """Whether a run was trained to its end and scored, with the same orders.
+    """Whether a run was trained to its end here and scored, with the same orders.
 
     Raises:
         SettingError: The folder holds a run of other orders.
     """
-    folder = place.run(run.name)
-    if (folder / _ORDERS).is_file():
-        known, wanted = read_json(folder / _ORDERS), _orders(run, scale)
-        if known != wanted:
-            raise SettingError(
-                f"{folder} was made with other orders ({known}) than this study's ({wanted}): name another --out."
-            )
-    manifest = folder / MANIFEST
-    return (folder / SCORES).is_file() and manifest.is_file() and read_json(manifest).get("finished") is True
+    return is_whole(place.run(run.name), run, scale)
+
+
+def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Run], list[Run]]:
+    """What has its scores, and what has to be run.
+
+    A teacher whose scores are kept but whose network is not here is run again if a student needs it.
+
+    Args:
+        runs: Teachers before students.
+        scale: How large.
+        place: Where.
+
+    Raises:
+        SettingError: A folder holds a run of other orders.
+    """
+    here = {run.name for run in runs if is_finished(run, scale, place)}
+    scored = here | {run.name for run in runs if is_kept(run, scale, place)}
+    taught_by = {run.teacher for run in runs if run.name not in scored}
+    missing = [run for run in runs if run.name not in scored or (run.name in taught_by and run.name not in here)]
+    return [run for run in runs if run not in missing], missing
 
 
 def run_here(
@@ -88,15 +99,17 @@ def run_here(
         SettingError: A folder holds a run of other orders.
         Interrupted: SIGTERM or Ctrl-C came.
     """
-    outcome = Outcome(done=[run.name for run in runs if is_finished(run, scale, place)])
-    waiting = [run for run in runs if run.name not in outcome.done]
+    keep_runs(runs, scale, place)
+    done, waiting = split_runs(runs, scale, place)
+    outcome = Outcome(done=[run.name for run in done])
     if outcome.done:
         say(f"{len(outcome.done)} of {len(runs)} runs are finished already")
     children: dict[str, _Child] = {}
     with stop_request() as stop:
         while waiting or children:
             _start_what_can(waiting, children, outcome, at_once=at_once, scale=scale, place=place)
-            _collect(children, outcome, say)
+            ended = _collect(children, outcome, say)
+            keep_runs([run for run in runs if run.name in ended], scale, place)
             total, finished = _steps(runs, scale, place, outcome)
             progress(finished, total, ", ".join(children))
             if stop.is_set():
@@ -116,11 +129,13 @@ def queue(runs: Sequence[Run], scale: Scale, place: Place, resources: Resources,
         resources: Of each run.
         at_once: Runs of an array at the same time.
     """
-    outcome = Outcome(done=[run.name for run in runs if is_finished(run, scale, place)])
+    keep_runs(runs, scale, place)
+    done, waiting = split_runs(runs, scale, place)
+    outcome = Outcome(done=[run.name for run in done])
     known = states(place.out)
     busy = {name for name, state in known.items() if state in ("pending", "running")}
     outcome.queued = [run.name for run in runs if run.name in busy]
-    missing = [run for run in runs if run.name not in (*outcome.done, *busy)]
+    missing = [run for run in waiting if run.name not in busy]
     numbers = {name: job["job_id"] for name, job in _known_jobs(place.out).items()}
     for first in (True, False):
         wave = [run for run in missing if (run.teacher is None) == first]
@@ -179,14 +194,10 @@ class _Child:
         )
 
 
-def _orders(run: Run, scale: Scale) -> dict[str, object]:
-    return {"method": run.method, "flags": [*scale.flags, "--steps", str(scale.steps_of(run)), *run.flags]}
-
-
 def _give_orders(run: Run, scale: Scale, place: Place) -> None:
     folder = place.run(run.name)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _ORDERS, _orders(run, scale))
+    write_json(folder / ORDERS, orders_of(run, scale))
 
 
 def _known_jobs(out: Path) -> dict[str, dict[str, str]]:
@@ -232,7 +243,9 @@ def _start_what_can(
             children[run.name] = _Child(run, scale, place, threads=max(cpu_count() // at_once, 1))
 
 
-def _collect(children: dict[str, _Child], outcome: Outcome, say: Callable[[str], None]) -> None:
+def _collect(children: dict[str, _Child], outcome: Outcome, say: Callable[[str], None]) -> list[str]:
+    """Sort the children that have ended; gives the names of those that ended well."""
+    ended = []
     for name, child in list(children.items()):
         code = child.poll()
         if code is None:
@@ -240,10 +253,12 @@ def _collect(children: dict[str, _Child], outcome: Outcome, say: Callable[[str],
         del children[name]
         if code == 0:
             outcome.done.append(name)
+            ended.append(name)
             say(f"{name} done in {child.seconds / 60:.1f} min")
         else:
             outcome.failed[name] = child.last_line()
             say(f"{name} failed: {outcome.failed[name]}")
+    return ended
 
 
 def _let_save(children: Sequence[_Child]) -> None:

@@ -17,6 +17,7 @@ from mindgap.data.prepared import PreparedCase, slices_of
 from mindgap.evaluation.latents import Latents, gap_metrics
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor
+from mindgap.networks.weights import MODEL_CARD
 from mindgap.report.gallery import Embedding, draw_embeddings, draw_latent_maps, draw_masks
 from mindgap.report.scene import Picture
 from mindgap.sequences import SEQUENCES
@@ -52,8 +53,10 @@ def draw(preset: str, place: Place, choice: Choice) -> Drawing | None:
         choice: Anchors wanted.
     """
     runs = {anchor: grid.teacher(anchor, 0) for anchor in choice.pick("anchors", ANCHORS)}
-    results = Results(place.out / "runs")
-    there = {anchor: run for anchor, run in runs.items() if results.has(run)}
+    results = Results(*place.score_folders)
+    there = {
+        anchor: run for anchor, run in runs.items() if results.has(run) and (place.run(run.name) / MODEL_CARD).is_file()
+    }
     if not there:
         return None
     makers = {"figure1": _figure1, "figure2": _figure2, "figure3": _figure3}
@@ -96,7 +99,7 @@ def _figure1(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawi
 
 def _figure2(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawing:
     """Masks per anchor of the best, the median and the worst test case."""
-    results = Results(place.out / "runs")
+    results = Results(*place.score_folders)
     dice = {anchor: results.cases([run], AVERAGE) for anchor, run in there.items()}
     rows: dict[str, dict[str, Picture | None]] = {}
     chosen = _best_median_worst(list(dice.values()))
@@ -117,7 +120,7 @@ def _figure2(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawi
 
 def _figure3(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawing:
     """Latents of the median case as colours, per anchor and sequence."""
-    results = Results(place.out / "runs")
+    results = Results(*place.score_folders)
     dice = [results.cases([run], AVERAGE) for run in there.values()]
     case_id = next(case for name, case in _best_median_worst(dice).items() if name.startswith("median"))
     maps: dict[str, dict[str, NDArray[np.float32]] | None] = dict.fromkeys(ANCHOR_NAMES[anchor] for anchor in runs)

@@ -18,12 +18,10 @@ from mindgap.sequences import SEQUENCES, format_subset
 from mindgap.study import grid
 from mindgap.study.cohort import test_cases
 from mindgap.study.grid import SINGLES, Choice, Run
-from mindgap.study.results import by_seed
+from mindgap.study.keep import CROSS
+from mindgap.study.results import Results, by_seed
 from mindgap.study.scale import Place
 from mindgap.study.tables import NOT_RUN, Table, paper
-
-CROSS = "cross.csv"
-"""Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
 
 
 def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], None]) -> None:
@@ -44,7 +42,7 @@ def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], 
     write_scores(place.run(run.name) / CROSS, scores)
 
 
-def table5(place: Place, choice: Choice) -> Table:
+def table5(results: Results, choice: Choice) -> Table:
     """The matrix: rows are what a network was trained on, columns what it is shown; the largest row mean chooses k."""
     printed = paper()["table5_rows_train_cols_T1_T2_T1ce_Flair"]
     table = Table(
@@ -60,8 +58,8 @@ def table5(place: Place, choice: Choice) -> Table:
         for shown in map(format_subset, ((sequence,) for sequence in SEQUENCES)):
             values = []
             for run in by_seed(grid.unimodal(trained, 0), choice.seeds):
-                path = place.run(run.name) / CROSS
-                if path.is_file():
+                path = results.path(run, CROSS)
+                if path is not None:
                     values.append(mean_dice_of_cases(read_scores(path), model=run.name, subset=shown))
             whole = len(values) == choice.seeds
             cells.append(100 * bootstrap_mean(seed_average(values)).mean if whole else float("nan"))

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindgap.files import write_text
+from mindgap.runfiles import SCORES
 from mindgap.study.grid import PRESETS, Choice
-from mindgap.study.matrix import CROSS, score_across, table5
+from mindgap.study.keep import CROSS
+from mindgap.study.matrix import score_across, table5
 from mindgap.study.results import Results
 from mindgap.study.scale import Place
 from mindgap.study.tables import Table, build_table
@@ -24,19 +26,22 @@ def make_output(preset: str, place: Place, choice: Choice, *, say: Callable[[str
     """
     if preset.startswith("figure"):
         return _make_figure(preset, place, choice, say=say)
+    results = Results(*place.score_folders)
     if preset == "table5":
         _show_every_sequence(place, choice)
-        table = table5(place, choice)
+        table = table5(results, choice)
     else:
-        table = build_table(preset, Results(place.out / "runs"), choice)
+        table = build_table(preset, results, choice)
+    table.notes += filter(None, [results.provenance(PRESETS[preset](choice))])
     say(table.markdown())
-    return _write(table, place.out / "tables")
+    return _write(table, (place.keep or place.out) / "tables")
 
 
 def _show_every_sequence(place: Place, choice: Choice) -> None:
-    results = Results(place.out / "runs")
+    """Score what Table V needs, where a network is here and was not shown every sequence yet."""
+    results = Results(*place.score_folders)
     for run in PRESETS["table5"](choice):
-        if results.has(run) and not (place.run(run.name) / CROSS).is_file():
+        if (place.run(run.name) / SCORES).is_file() and results.path(run, CROSS) is None:
             score_across(place, run, progress=lambda done, total, case: None)
 
 
@@ -48,12 +53,12 @@ def _make_figure(preset: str, place: Place, choice: Choice, *, say: Callable[[st
     if drawing is None:
         say(f"{preset}: no teacher was run, so there is nothing to draw")
         return []
-    path = place.out / "figures" / f"{preset}.png"
+    path = place.out / "figures" / f"{preset}.png"  # pictures of patients are never kept elsewhere
     save_png(drawing.figure, path)
     if drawing.table is None:
         return [path]
     say(drawing.table.markdown())
-    return [path, *_write(drawing.table, path.parent)]
+    return [path, *_write(drawing.table, (place.keep or place.out) / "tables")]
 
 
 def _write(table: Table, folder: Path) -> list[Path]:

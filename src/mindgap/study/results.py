@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,10 +12,13 @@ import numpy as np
 from mindgap.evaluation.scores import Score, read_scores, values_of
 from mindgap.evaluation.statistics import Interval, bootstrap_mean, paired_difference, seed_average, wilcoxon
 from mindgap.evaluation.summary import mean_dice_of_cases
-from mindgap.runfiles import SCORES
+from mindgap.files import read_json
+from mindgap.runfiles import MANIFEST, SCORES
 from mindgap.sequences import SEQUENCES, format_subset
 from mindgap.study.grid import Run
+from mindgap.study.keep import ORDERS
 
+_PARTS = {"train": "train", "validation": "validate", "test": "test"}
 AVERAGE = "Avg"
 COLUMNS = ("WT", "TC", "ET", AVERAGE)
 """Regions, and the mean of the three in each case."""
@@ -41,16 +44,21 @@ class Results:
     """Scores of a study's runs, read when asked for.
 
     Args:
-        runs_folder: Where the runs lie.
+        folders: Where the runs lie; the first that has the scores of a run counts.
     """
 
-    def __init__(self, runs_folder: Path) -> None:
-        self.folder = runs_folder
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
         self._read = cache(self._read_scores)
 
     def has(self, run: Run) -> bool:
         """Whether a run was scored."""
-        return (self.folder / run.name / SCORES).is_file()
+        return self.path(run, SCORES) is not None
+
+    def path(self, run: Run, name: str) -> Path | None:
+        """A file of a run, if it is there."""
+        paths = (folder / run.name / name for folder in self.folders)
+        return next((path for path in paths if path.is_file()), None)
 
     def cases(
         self, seeds: Sequence[Run], column: str, *, subset: str | None = None, model: str = ""
@@ -85,16 +93,39 @@ class Results:
             return None
         return _percent(paired_difference(one, other)), wilcoxon(one, other)
 
+    def provenance(self, runs: Iterable[Run]) -> str:
+        """Steps, cases, hours and machines of the runs that are there, in one line; empty without any.
+
+        Args:
+            runs: Of a table.
+        """
+        there = [run for run in runs if self.has(run)]
+        manifests = [read_json(path) for run in there if (path := self.path(run, MANIFEST)) is not None]
+        orders = [read_json(path)["flags"] for run in there if (path := self.path(run, ORDERS)) is not None]
+        if not manifests or not orders:
+            return ""
+        steps = sorted({int(flags[flags.index("--steps") + 1]) for flags in orders})
+        counts = manifests[0]["cases"]
+        cases = ", ".join(f"{len(counts[part])} to {verb}" for part, verb in _PARTS.items())
+        hours = sum(manifest["seconds_of_last_call"] for manifest in manifests) / 3600
+        machines = sorted({f"{m['processor']['kind']}, {m['precision']}" for m in manifests})
+        return (
+            f"{len(there)} runs of {' or '.join(f'{count:,}' for count in steps)} steps; cases: {cases}; "
+            f"{hours:.1f} h of training on: {'; '.join(machines)}."
+        )
+
     def _values(self, run: Run, column: str, subset: str | None, model: str) -> dict[str, float]:
-        scores = self._read(run.name)
+        scores = self._read(run)
         asked = subset or (ALL if run.subset == "all" else run.subset)
         name = model or run.name
         if column == AVERAGE:
             return mean_dice_of_cases(scores, model=name, subset=asked)
         return values_of(scores, model=name, subset=asked, region=column)
 
-    def _read_scores(self, name: str) -> list[Score]:
-        return read_scores(self.folder / name / SCORES)
+    def _read_scores(self, run: Run) -> list[Score]:
+        path = self.path(run, SCORES)
+        assert path is not None
+        return read_scores(path)
 
 
 def by_seed(run: Run, seeds: int) -> list[Run]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindgap.errors import SettingError
+from mindgap.processor import cpu_count, detect_processor
 from mindgap.study.grid import Run
 
 _TEACHERS = ("teacher",)
@@ -63,16 +64,31 @@ class Place:
         data: The cohort as files.
         store: The prepared cohort.
         device: auto, cpu or cuda.
+        keep: Folder that keeps the scores of finished runs and the tables; None keeps them nowhere else.
     """
 
     out: Path
     data: Path
     store: Path
     device: str = "auto"
+    keep: Path | None = None
 
     def run(self, name: str) -> Path:
         """Folder of a run."""
         return self.out / "runs" / name
+
+    def kept(self, name: str) -> Path:
+        """Folder of what is kept of a run."""
+        return (self.keep or self.out) / "runs" / name
+
+    @property
+    def score_folders(self) -> tuple[Path, ...]:
+        """Where the scores of runs lie; what is kept goes first."""
+        return tuple(folder / "runs" for folder in (self.keep, self.out) if folder is not None)
+
+
+GAIN_TOGETHER = 1.2
+"""How much more two small trainings at a time get done on two cores than one after the other (measured)."""
 
 
 def find_scale(name: str) -> Scale:
@@ -84,6 +100,13 @@ def find_scale(name: str) -> Scale:
     if name not in SCALES:
         raise SettingError(f"there is no scale {name!r}: choose one of {', '.join(SCALES)}.")
     return SCALES[name]
+
+
+def jobs_at_once(scale: Scale, runs: int, *, device: str) -> int:
+    """Trainings to run at the same time on this machine, if nobody says how many."""
+    if scale.name == "paper" or detect_processor(device).device == "cuda":
+        return 1
+    return max(1, min(cpu_count(), runs))
 
 
 def commands_of(run: Run, scale: Scale, place: Place) -> tuple[tuple[str, ...], ...]:

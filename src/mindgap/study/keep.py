@@ -1,0 +1,88 @@
+"""Finished runs kept as a few small files without images: tables rebuild from them, and no machine repeats them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mindgap.errors import SettingError
+from mindgap.files import read_json, write_aside, write_json
+from mindgap.runfiles import MANIFEST, SCORES, SETTINGS, VALIDATIONS
+from mindgap.study.grid import Run
+from mindgap.study.scale import Place, Scale
+
+ORDERS = "study.json"
+"""What a run was told, in its folder."""
+CROSS = "cross.csv"
+"""Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
+_FACTS = ("versions", "processor", "precision", "processes", "subset", "split", "cases", "seconds_of_last_call", "best")
+"""Of a manifest; the rest are paths and command lines of a machine."""
+
+
+def orders_of(run: Run, scale: Scale) -> dict[str, object]:
+    """What makes a run what it is, but for data and folders."""
+    return {"method": run.method, "flags": [*scale.flags, "--steps", str(scale.steps_of(run)), *run.flags]}
+
+
+def is_whole(folder: Path, run: Run, scale: Scale) -> bool:
+    """Whether a folder holds a run that was trained to its end and scored, with the same orders.
+
+    Raises:
+        SettingError: It holds a run of other orders.
+    """
+    if (folder / ORDERS).is_file():
+        known, wanted = read_json(folder / ORDERS), orders_of(run, scale)
+        if known != wanted:
+            raise SettingError(
+                f"{folder} was made with other orders ({known}) than this study's ({wanted}): name another folder."
+            )
+    manifest = folder / MANIFEST
+    return (folder / SCORES).is_file() and manifest.is_file() and read_json(manifest).get("finished") is True
+
+
+def is_kept(run: Run, scale: Scale, place: Place) -> bool:
+    """Whether the scores of a run stand in the folder that keeps them.
+
+    Raises:
+        SettingError: Those of a run with other orders do.
+    """
+    return place.keep is not None and is_whole(place.kept(run.name), run, scale)
+
+
+def keep_runs(runs: Sequence[Run], scale: Scale, place: Place) -> None:
+    """Keep scores, settings, validations and facts of finished runs; what is kept already stays as it is.
+
+    Paths are written relative to the study, and nothing of a machine is kept but its class.
+
+    Raises:
+        SettingError: A folder holds a run of other orders.
+    """
+    if place.keep is None:
+        return
+    for run in runs:
+        source, target = place.run(run.name), place.kept(run.name)
+        if not is_whole(source, run, scale):
+            continue
+        names = [CROSS] if is_kept(run, scale, place) else [SCORES, VALIDATIONS, CROSS]
+        for name in names:
+            if (source / name).is_file() and not (target / name).is_file():
+                with write_aside(target / name) as aside:
+                    shutil.copyfile(source / name, aside)
+        if (target / MANIFEST).is_file():
+            continue
+        write_json(target / ORDERS, orders_of(run, scale))
+        write_json(target / SETTINGS, _relative(read_json(source / SETTINGS), place))
+        manifest = read_json(source / MANIFEST)
+        write_json(target / MANIFEST, {"finished": True, **{key: manifest[key] for key in _FACTS if key in manifest}})
+
+
+def _relative(value: Any, place: Place) -> Any:
+    """Settings with paths below the study's folder written relative to it."""
+    if isinstance(value, dict):
+        return {key: _relative(item, place) for key, item in value.items()}
+    for folder in (place.out, place.out.resolve()):
+        if isinstance(value, str) and value.startswith(f"{folder}/"):
+            return value.removeprefix(f"{folder}/")
+    return value
