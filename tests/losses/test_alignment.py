@@ -106,7 +106,28 @@ def test_the_anchor_of_k_gets_a_gradient_only_when_asked():
 
 def test_mixture_by_hand():
     loss = align_to_mixture(constants(4.0, 0.0), torch.tensor([0.25, 0.75]), all_present(2, 1), PAIR)
-    assert loss.tolist() == [((4 - 1) ** 2 + (0 - 1) ** 2) / 2]
+    assert loss.tolist() == pytest.approx([((4 - 1) ** 2 + (0 - 1) ** 2) / 2])
+
+
+def test_mixture_has_the_value_and_the_gradients_of_its_formula_written_out():
+    generator = torch.Generator().manual_seed(3)
+    brain = torch.rand(2, 1, *SHAPE[2:], generator=generator) > 0.4
+    present = torch.tensor([[True, True, True], [True, False, True]])
+    found = []
+    for written_out in (False, True):
+        latents, logits = random_latents(3), torch.tensor([0.3, -0.2, 0.9], requires_grad=True)
+        weights = torch.softmax(logits, 0)
+        if written_out:
+            anchor = mixture_anchor(latents, weights, present)
+            distances = sequence_distances(latents, anchor, brain) * present
+            loss = distances.sum(1) / present.sum(1)
+        else:
+            loss = align_to_mixture(latents, weights, present, brain)
+        (loss * torch.tensor([1.0, 2.5])).sum().backward()
+        found.append((loss, logits.grad, *(latent.grad for latent in latents)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert found[0][1].abs().max() > 1e-3
 
 
 def test_the_weights_of_the_present_sequences_are_renormalised():

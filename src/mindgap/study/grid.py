@@ -83,6 +83,13 @@ class Choice:
         if self.seeds < 1:
             raise SettingError("a study needs at least one seed.")
 
+    @property
+    def flags(self) -> str:
+        """Words of the command line that say the same; empty for one seed of everything."""
+        given = {kind: getattr(self, kind) for kind in ("methods", "anchors", "subsets") if getattr(self, kind)}
+        words = [f"--{kind} {','.join(names)}" for kind, names in given.items()]
+        return " ".join([*words, *([f"--seeds {self.seeds}"] if self.seeds > 1 else [])])
+
     def pick(self, kind: str, offered: Sequence[str]) -> tuple[str, ...]:
         """Those of a preset's names that are wanted, in the preset's order."""
         wanted = getattr(self, kind)

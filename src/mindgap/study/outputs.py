@@ -32,7 +32,9 @@ def make_output(preset: str, place: Place, choice: Choice, *, say: Callable[[str
         table = table5(results, choice)
     else:
         table = build_table(preset, results, choice)
-    table.notes += filter(None, [results.provenance(PRESETS[preset](choice))])
+    command = " ".join(filter(None, ["mindgap study", preset, choice.flags, "--tables-only -o FOLDER"]))
+    rebuilt = f"Made from the scores in FOLDER/runs by `{command}`."
+    table.notes += filter(None, [results.provenance(PRESETS[preset](choice)), rebuilt])
     say(table.markdown())
     return _write(table, (place.keep or place.out) / "tables")
 

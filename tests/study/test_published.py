@@ -1,0 +1,53 @@
+"""The tables in docs/results are what the scores beside them say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mindgap.study.grid import Choice, unimodal
+from mindgap.study.outputs import make_output
+from mindgap.study.results import Results
+from mindgap.study.scale import Place
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+TABLES = sorted(RESULTS.glob("*/tables/*.md"))
+PHANTOMS = Results(RESULTS / "phantom" / "runs")
+
+
+def choice_of(text: str) -> tuple[str, Choice]:
+    """Preset and choice from the command a table ends with."""
+    command = re.search(r"`mindgap study (.+?) --tables-only -o FOLDER`", text)
+    assert command is not None
+    preset, *words = shlex.split(command[1])
+    flags = dict(zip(words[::2], words[1::2], strict=True))
+    names = (tuple(filter(None, flags.get(f"--{kind}", "").split(","))) for kind in ("methods", "anchors", "subsets"))
+    return preset, Choice(*names, int(flags.get("--seeds", "1")))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_published_tables_rebuild_from_the_published_scores(path, tmp_path):
+    preset, choice = choice_of(path.read_text(encoding="utf-8"))
+    place = Place(path.parents[1], tmp_path, tmp_path, keep=tmp_path)
+    written = make_output(preset, place, choice, say=lambda line: None)
+    for made in written:
+        assert made.read_text(encoding="utf-8") == (path.parent / made.name).read_text(encoding="utf-8")
+
+
+def test_no_published_file_is_an_image_or_names_a_folder_of_a_machine():
+    for path in RESULTS.rglob("*.*"):
+        assert path.suffix in {".csv", ".json", ".jsonl", ".md", ".html"}
+        assert not re.search(r'"/\w+/', path.read_text(encoding="utf-8"))
+
+
+def test_unimodal_networks_rank_on_phantoms_as_the_physics_says():
+    """T1ce shows the enhancing core, FLAIR and T2 the oedema."""
+    dice: dict[str, dict[str, float]] = {}
+    for sequence in ("T1", "T2", "T1ce", "FLAIR"):
+        found = {region: PHANTOMS.measure([unimodal(sequence, 0)], region) for region in ("WT", "TC", "ET")}
+        dice[sequence] = {region: cell.interval.mean for region, cell in found.items() if cell is not None}
+        assert len(dice[sequence]) == 3
+    for region in ("TC", "ET"):
+        assert max(dice, key=lambda sequence: dice[sequence][region]) == "T1ce"
+    assert max(dice, key=lambda sequence: dice[sequence]["WT"]) in ("FLAIR", "T2")
