@@ -88,6 +88,7 @@ start() {
   (umask 077 && head -c 128 /dev/urandom >"$folder/run/munge.key")
   write_configuration "$folder"
   export SLURM_CONF=$folder/slurm.conf
+  trap "stop '$folder'" EXIT # what was started is ended if the rest does not come up
 
   setsid munged --foreground --force --key-file="$folder/run/munge.key" --socket="$folder/run/munge.socket" \
     --pid-file="$folder/run/munged.pid" --log-file="$folder/log/munged.log" --seed-file="$folder/run/munge.seed" \
@@ -99,6 +100,7 @@ start() {
   setsid slurmd -D -N localhost >"$folder/log/slurmd.out" 2>&1 </dev/null &
   echo $! >"$folder/run/slurmd.started"
   wait_for "the node" node_is_idle
+  trap - EXIT
   say "one node with $(nproc) processors is up in $folder"
   echo "export SLURM_CONF='$folder/slurm.conf' PATH='$folder/bin':\"\$PATH\""
 }

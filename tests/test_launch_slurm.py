@@ -106,8 +106,10 @@ def test_a_job_put_back_into_the_queue_goes_on_from_its_checkpoint(store, tmp_pa
     """By submitit's signal before the time limit, and by the cluster itself (preemption)."""
     out = tmp_path / "run"
     steps = 250
-    (job,) = launch([Job("run", (training(store, out, steps=steps),))], tmp_path, SMALL)
+    words = [*training(store, out, steps=steps), "--save-every", "1000", "--validate-every", "1000"]
+    (job,) = launch([Job("run", (tuple(words),))], tmp_path, SMALL)
     wait_for(lambda: len(steps_of(out)) > 20)
+    assert not list((out / "checkpoint").glob("*"))  # so the only one to go on from is that of the signal
     if way == "signal":
         subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True)
     else:

@@ -152,6 +152,9 @@ class Batch:
         return replace(self, present=torch.tensor(rows, dtype=torch.bool).reshape(self.available.shape))
 
 
+Head = Literal["softmax", "sigmoid"]
+
+
 @dataclass(frozen=True)
 class Output:
     """What a network says about a batch.
@@ -167,15 +170,14 @@ class Output:
     logits: Float[Tensor, "B C i j k"]
     features: Mapping[str, Tensor] = field(default_factory=dict)
     latents: tuple[Float[Tensor, "B L i j k"], ...] = ()
-    head: Literal["softmax", "sigmoid"] = "softmax"
+    head: Head = "softmax"
 
     def region_probabilities(self) -> Float[Tensor, "B R i j k"]:
         r"""Probabilities of WT, TC and ET, nested by construction, in float32.
 
         Softmax: $P(ET)=p_1$, $P(TC)=p_1+p_2$, $P(WT)=p_1+p_2+p_3$. Sigmoid: $P(ET)=s_1$, $P(TC)=\max(s_1,s_2)$,
-        $P(WT)=\max(s_1,s_2,s_3)$, since the sigmoids of exclusive classes do not add up. A region is then likelier than
-        not where one of its classes is, which is how SMU-Net's release decides; on the mask see
-        :func:`classes_from_regions`. Inference, confidence and calibration use only these, whatever the head.
+        $P(WT)=\max(s_1,s_2,s_3)$, since the sigmoids of exclusive classes do not add up: a region is likelier than not
+        where one of its classes is. Inference, confidence and calibration use only these, whatever the head.
         """
         if self.head == "sigmoid":
             et, ncr, ed = torch.sigmoid(self.logits.float()).unbind(1)
@@ -190,16 +192,21 @@ def subsets_of(count: int) -> list[tuple[bool, ...]]:
     return [choice for choice in itertools.product((False, True), repeat=count) if any(choice)]
 
 
-def classes_from_regions(probabilities: Float[Tensor, "R i j k"]) -> Tensor:
-    """The most probable class per voxel (i j k, uint8) from nested region probabilities.
+def classes_from_regions(probabilities: Float[Tensor, "R i j k"], head: Head = "softmax") -> Tensor:
+    """The class of each voxel (i j k, uint8) from nested region probabilities.
 
-    With WT, TC, ET nested the class probabilities are 1-WT (background), ET, TC-ET (NCR), WT-TC (oedema).
+    Softmax: the most probable one. With WT, TC, ET nested the class probabilities are 1-WT (background), ET, TC-ET
+    (NCR), WT-TC (oedema). Sigmoid, whose probabilities are no shares of one: WT, TC and ET where theirs is at least
+    0.5, as SMU-Net's release decides (tumour where any class is likelier than not; there ET before NCR before ED).
 
-    For a sigmoid head SMU-Net's release decides otherwise: tumour where any sigmoid is at least 0.5, there ET before
-    NCR before ED. Both agree where ET is above 0.5, and where every sigmoid is below 0.25 or above 0.75. In between,
-    where a sigmoid of 0.6 stands against another of 0.4, the differences above favour background and ET.
+    Args:
+        probabilities: WT, TC, ET.
+        head: Of the network they come from.
     """
     wt, tc, et = probabilities
+    if head == "sigmoid":
+        inner = torch.where(tc >= 0.5, torch.where(et >= 0.5, ET_CLASS, NCR_CLASS), ED_CLASS)
+        return torch.where(wt >= 0.5, inner, 0).to(torch.uint8).cpu()
     classes = torch.stack([1 - wt, et, tc - et, wt - tc])
     order = torch.tensor([0, ET_CLASS, NCR_CLASS, ED_CLASS], dtype=torch.uint8)
     return order[classes.argmax(0).cpu()]
@@ -214,5 +221,5 @@ def fill_absent(image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"])
     """Replace absent sequences by background, whatever stands there (also NaN, which a product would keep)."""
     if bool(present.all()):
         return image
-    shown = present.to(image.device)[:, :, None, None, None]
+    shown = present.to(image.device, non_blocking=True)[:, :, None, None, None]
     return torch.where(shown, image, torch.full_like(image, BACKGROUND))

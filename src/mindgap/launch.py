@@ -212,9 +212,14 @@ class CommandTask:
         return [*torchrun, "-m", "mindgap", *words]
 
     def environment(self) -> Mapping[str, str]:
-        """The job's environment; every process gets its share of the processors."""
+        """The job's environment: each process's share of the processors, and the time torchrun gives them to save."""
         threads = max(self.resources.cpus // self.resources.processes, 1)
-        return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        patience = max(self.resources.grace_seconds - 10, 5)
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience),
+        }
 
     def _run(self, words: Sequence[str]) -> None:
         self.child = subprocess.Popen(self.command_line(words), env=self.environment())

@@ -16,7 +16,7 @@ from typing import Any
 import accelerate
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from torch import nn
 
 from mindgap.data.prepared import decode, encode
@@ -98,6 +98,7 @@ def train(
     with _folder(out, training.finished, writes=writes) as folder, stop_request() as stop:
         if folder is not None:
             write_json(out / SETTINGS, to_plain(experiment))
+            spent = folder.manifest.get("seconds", 0.0) if training.finished else 0.0
             folder.update_manifest(finished=False, **session.facts())
             session.write_thresholds()
         for step in training.run():
@@ -111,15 +112,21 @@ def train(
                 session.validate(folder)
             stopping = not last and agree_to_stop(session.accelerator, stop.is_set(), may_ask=bool(step.terms))
             if last or stopping or step.number % experiment.save_every == 0:
+                if folder is not None:
+                    folder.flush()
                 session.save()
             if stopping:
                 leave(session.accelerator)
+                if folder is not None:
+                    folder.update_manifest(seconds=round(spent + time.perf_counter() - began, 1))
                 raise Interrupted(f"stopped at step {step.number}; everything is saved. Go on with --resume.")
         session.finish()
         seconds = time.perf_counter() - began
         if folder is not None:
             best = {"score": training.best["score"] if len(session.validation) else None, "step": training.best["step"]}
-            folder.update_manifest(finished=True, seconds_of_last_call=round(seconds, 1), best=best)
+            folder.update_manifest(
+                finished=True, seconds_of_last_call=round(seconds, 1), seconds=round(spent + seconds, 1), best=best
+            )
     leave(session.accelerator)
     return TrainingResult(
         folder=out,
@@ -151,6 +158,8 @@ def open_session(
     session = Session(experiment, store, build_method(experiment, store), out, say, course=course)
     if state is not None:
         session.training.load(state)
+    session.part_ways()
+    if state is not None:
         say(f"resumed at step {session.training.finished} of {session.training.schedule.steps}")
     return session
 
@@ -199,6 +208,22 @@ class Session:
         count = self.accelerator.num_processes
         together = "" if count == 1 else f", {count} processes of {experiment.schedule.batch // count} cases a step"
         self.say(f"{self.precision} on {self.processor.kind}{together}")
+
+    def part_ways(self) -> None:
+        """Let several processes start from the same step, each with a chance of its own for noise in the networks.
+
+        Raises:
+            MindgapError: They found different checkpoints (a network folder that shows one of them an older state).
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        finished = gather_object([self.training.finished])
+        if len(set(finished)) > 1:
+            raise MindgapError(
+                f"the processes found checkpoints of different steps in {self.out} ({sorted(set(finished))}): wait "
+                "until the folder shows the same files everywhere, then start again."
+            )
+        seed_everything(hash((self.experiment.seed, finished[0], self.accelerator.process_index)) % 2**31)
 
     def facts(self) -> dict[str, Any]:
         """Versions, machine and inputs, for the manifest."""
@@ -252,6 +277,8 @@ class Session:
         candidate = build_network(self.method.architecture, self.method.arguments)
         candidate.load_state_dict(training.predicting_state())
         candidate.to(accelerator.device).eval()
+        if accelerator.num_processes > 1:  # averages of normalisations differ between processes; the first one's count
+            broadcast(dict(candidate.state_dict()))
         rows = validate(
             candidate,
             self.validation,

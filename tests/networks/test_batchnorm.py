@@ -47,6 +47,24 @@ def test_narrow_maps_are_normalised_as_torch_does_forward_backward_and_running(c
     assert far[1] <= far[0] + 1e-3
 
 
+@pytest.mark.parametrize("channels", [4, 8, 16])
+def test_gradients_are_exact_where_the_mean_is_many_times_the_spread(channels):
+    image = (maps(channels).float() / 3 + 50).bfloat16().contiguous(memory_format=torch.channels_last_3d)
+    gradient = torch.randn(2, channels, 8, 8, 8).bfloat16()
+    norm = BatchNorm(channels)
+    norm(image).backward(gradient)
+    exact = nn.BatchNorm3d(channels).double()
+    exact(image.double()).backward(gradient.double())
+    for ours, theirs in ((norm.weight.grad, exact.weight.grad), (norm.bias.grad, exact.bias.grad)):
+        assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-3
+
+
+def test_no_voxels_are_torchs_own_affair():
+    ours, theirs = both(8)
+    empty = torch.empty(0, 8, 4, 4, 4, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last_3d)
+    assert ours.eval()(empty).shape == theirs.eval()(empty).shape
+
+
 def test_its_output_may_be_changed_in_place_and_gradients_stay_right():
     ours, theirs = both(4)
     gradients = []

@@ -164,12 +164,12 @@ def apply_intensities(image: Float[Tensor, "B J i j k"], draws: Draws, augmentat
     brain = brain_of(image)
 
     def column(values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).to(device)[:, :, None, None, None]
+        return torch.from_numpy(values).to(device, non_blocking=True)[:, :, None, None, None]
 
     level = image - BACKGROUND  # changed in place from here on: every new tensor is another pass over memory
     level.mul_(0.5 * column(draws.scale))  # brightness above the background, about 0..1
     if augmentation.bias:
-        coarse = torch.from_numpy(draws.bias).to(device)
+        coarse = torch.from_numpy(draws.bias).to(device, non_blocking=True)
         level.mul_(F.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True).exp_())
     if augmentation.gamma:
         level.clamp_min_(1e-4).pow_(column(draws.gamma))

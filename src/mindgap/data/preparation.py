@@ -40,6 +40,7 @@ from mindgap.data.splits import Split
 from mindgap.data.store import FORMAT as STORE_FORMAT
 from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_index
 from mindgap.errors import InputError, SettingError
+from mindgap.files import remove_leftovers
 from mindgap.regions import CLASS_COUNT, CONVENTIONS, LabelConvention
 from mindgap.sequences import make_subset
 
@@ -225,6 +226,7 @@ def prepare_cohort(
             f"the label convention of {cohort.root} is not clear from its files: name it with --labels "
             f"({', '.join(CONVENTIONS)})."
         )
+    remove_leftovers(folder / "cases")
     failed = dict(cohort.rejected)
     stored: dict[str, StoredCase] = {}
     jobs = partial(_prepare_one, folder=folder, preparation=preparation, convention=cohort.convention, codes=codes)

@@ -8,6 +8,7 @@ needs only torch and numpy.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -132,8 +133,10 @@ def write_case(
     image = encode(prepared.image, codes)
     array = torch.cat([image, torch.from_numpy(prepared.target)[None].to(image.dtype)]).numpy()
     path = store_folder / "cases" / f"{prepared.case_id}.npy"
-    with write_aside(path) as aside, aside.open("wb") as handle:
-        np.save(handle, array)
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    with write_aside(path) as aside:
+        aside.write_bytes(buffer.getbuffer())
     shape = prepared.target.shape
     entry = StoredCase(
         case_id=prepared.case_id,
@@ -141,7 +144,7 @@ def write_case(
         boxes=prepared.boxes,
         shape=(shape[0], shape[1], shape[2]),
         spacing_mm=prepared.spacing_mm,
-        sha256=sha256_of(path),
+        sha256=hashlib.sha256(buffer.getbuffer()).hexdigest(),  # of what was meant, not of what came back from the disk
         fingerprint=fingerprint,
     )
     write_json(path.with_suffix(".json"), _plain(entry))

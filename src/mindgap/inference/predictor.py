@@ -20,6 +20,7 @@ from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
 from mindgap.inference.tiling import pad_to, predict_tiled, predict_whole
+from mindgap.networks import head_of
 from mindgap.networks.blocks import channels_last
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import ModelCard, TrainedNetwork, load_network
@@ -149,7 +150,7 @@ class Predictor:
         chosen = Case(case.case_id, {s: case.images[s] for s in used}, None, force=True)
         prepared = prepare_case(chosen, self.preparation)
         native = put_back(self.probabilities(prepared), prepared.placement)
-        target = classes_from_regions(native).numpy()
+        target = self.classes(native)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
             case_id=case.case_id,
@@ -159,6 +160,11 @@ class Predictor:
             like=chosen.reference,
             volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
         )
+
+    def classes(self, probabilities: Float[Tensor, "R i j k"]) -> NDArray[np.uint8]:
+        """The mask that region probabilities stand for, by the rule of the network's head."""
+        mask: NDArray[np.uint8] = classes_from_regions(probabilities, head_of(self.network)).numpy()
+        return mask
 
     def probabilities(self, prepared: PreparedCase) -> Float[Tensor, "R i j k"]:
         """Probabilities of WT, TC, ET on the prepared crop, in host memory; what the crop lacks is absent."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import Float, classes_from_regions
+from mindgap.batch import Float
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.nifti import write_label
 from mindgap.data.preparation import put_back, target_on_grid
@@ -131,11 +131,11 @@ def _score_network(
     predictor: Predictor, view: _View, convention: LabelConvention, predictions: Path | None
 ) -> list[Score]:
     maps = predictor.probabilities(view.prepared)
-    predicted = classes_from_regions(view.on_grid(maps)).numpy()
+    predicted = predictor.classes(view.on_grid(maps))
     if predictions is not None:
         native = predicted
         if view.rules.grid != "native":
-            native = classes_from_regions(put_back(maps, view.prepared.placement)).numpy()
+            native = predictor.classes(put_back(maps, view.prepared.placement))
         path = predictions / view.subset / f"{view.case.case_id}.nii.gz"
         write_label(path, native, like=view.case.reference, convention=convention)
     return score_case(

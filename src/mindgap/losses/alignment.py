@@ -62,7 +62,7 @@ def align_to_sequence(
         We differ: the anchor is held fixed by default ("a fixed anchor to which the others are aligned").
     """
     anchor = latents[k] if anchor_gradient else latents[k].detach()
-    share = present.float().to(brain.device)
+    share = present.float().to(brain.device, non_blocking=True)
     share = share * share[:, k : k + 1]
     share[:, k] = 0
     return _weighted_distances(latents, anchor, share, brain)
@@ -93,7 +93,7 @@ def align_to_mixture(
         Liu et al., Mind the Gap, 2024, section III-B, https://arxiv.org/abs/2409.19366.
         We differ: the printed form sum_j w_j ||Z_j - Z_k||^2 with free w is unbounded below.
     """
-    there = present.float().to(brain.device)
+    there = present.float().to(brain.device, non_blocking=True)
     values = [latent.float() for latent in latents]
     part = there / there.sum(1, keepdim=True).clamp_min(1e-12)
     part = part / (brain.sum((1, 2, 3, 4)).clamp_min(1) * values[0].shape[1])[:, None]
@@ -129,7 +129,7 @@ def align_to_normal(
     for mean, log in zip(means, logs, strict=True):
         cost = 0.5 * (log.exp() + mean.float().square() - 1 - log)
         costs.append(_brain_mean(cost.mean(1, keepdim=True), brain))
-    share = present.float().to(brain.device)
+    share = present.float().to(brain.device, non_blocking=True)
     return (torch.stack(costs, dim=1) * share).sum(1) / share.sum(1).clamp_min(1)
 
 
@@ -138,7 +138,8 @@ def align_moments_to_normal(
 ) -> Float[Tensor, " B"]:
     r"""P_N by moments: the divergence of N(m, v) from N(0, 1), m and v over the brain voxels of a case, per channel.
 
-    Behind a normalisation this is met by construction and draws no sequences together: a named ablation.
+    It pairs nothing: sequences whose latents have nothing in common but mean and variance cost 0, and behind a
+    normalisation most of it is met from the start. A named ablation.
 
     Args:
         latents: One per sequence.
@@ -147,6 +148,10 @@ def align_moments_to_normal(
 
     Returns:
         Nats, one value per case.
+
+    Reference:
+        Liu et al., Mind the Gap, 2024, section III-B, https://arxiv.org/abs/2409.19366.
+        We differ: moments are those of a case, not of the batch, so that there is one value per case.
     """
     count = brain.sum((2, 3, 4)).clamp_min(1)
     costs = []
@@ -156,7 +161,7 @@ def align_moments_to_normal(
         centred = torch.where(brain, latent - mean[:, :, None, None, None], zero)
         variance = centred.square().sum((2, 3, 4)) / count + 1e-6
         costs.append(0.5 * (variance + mean.square() - 1 - variance.log()).mean(1))
-    share = present.float().to(brain.device)
+    share = present.float().to(brain.device, non_blocking=True)
     return (torch.stack(costs, dim=1) * share).sum(1) / share.sum(1).clamp_min(1)
 
 
@@ -180,10 +185,10 @@ def align_input_to_normal(
         One value per case; not a divergence (v stands where log v belongs).
     """
     variance = log_variance.float().exp()
-    shown = present.to(image.device)[:, :, None, None, None]
+    shown = present.to(image.device, non_blocking=True)[:, :, None, None, None]
     squared = torch.where(shown, (mean - image.float()).square(), image.new_zeros(()))
     costs = 0.5 * (squared.mean((2, 3, 4)) / variance + variance)
-    share = present.float().to(image.device)
+    share = present.float().to(image.device, non_blocking=True)
     return (costs * share).sum(1) / share.sum(1).clamp_min(1)
 
 
@@ -214,7 +219,7 @@ def align_literally(
         Liu et al., Mind the Gap, 2024, section III-B, https://arxiv.org/abs/2409.19366.
     """
     distances = sequence_distances(latents, latents[k].detach(), brain)
-    share = present.float().to(brain.device)
+    share = present.float().to(brain.device, non_blocking=True)
     return (distances * weights.float() * share).sum(1) * share[:, k]
 
 
@@ -240,7 +245,7 @@ def align_by_precision(
     Returns:
         One value per case.
     """
-    share = present.float().to(brain.device)
+    share = present.float().to(brain.device, non_blocking=True)
     w = len(latents) * weights.float()
     distances = sequence_distances(latents, mixture_anchor(latents, weights, present), brain)
     return ((w * distances - beta * w.log()) * share).sum(1)
@@ -289,7 +294,7 @@ def mixture_anchor(
 
 def _shares(weights: Tensor, present: Tensor, device: torch.device) -> Tensor:
     """Weights of the present sequences, renormalised to sum to 1 in each case (B, J)."""
-    share = present.float().to(device) * weights.float()
+    share = present.float().to(device, non_blocking=True) * weights.float()
     return share / share.sum(1, keepdim=True).clamp_min(1e-12)
 
 

@@ -12,6 +12,7 @@ from mindgap.errors import SettingError
 from mindgap.losses.alignment import align_to_mixture
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts
+from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.methods.teacher import AlignedTeacher
 from mindgap.networks import build_network
 from mindgap.sequences import Subset
@@ -55,10 +56,11 @@ class AnySubsetRecipe(AbstractRecipe):
     """
 
     alignment_weight: float = 0.3
-    full_share: float = 0.2
+    full_share: float = FULL_SHARE
 
     def build(self, parts: Parts) -> AnySubset:
         """Build from parts."""
+        check_full_share(self.full_share)
         if self.alignment_weight < 0:
             raise SettingError(f"alignment_weight is {self.alignment_weight}: it has to be at least 0.")
         arguments = {

@@ -8,10 +8,24 @@ from typing import Any
 from torch import Tensor
 
 from mindgap.batch import Batch, Bool
+from mindgap.errors import SettingError
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.networks import build_network
 from mindgap.sequences import Subset
+
+FULL_SHARE = 0.2
+"""Share of rows that keep all their sequences, the same for every method that draws subsets, so that they compare."""
+
+
+def check_full_share(share: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        SettingError: It is not within 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise SettingError(f"full_share is {share}: it is a share of the rows, within 0 and 1.")
 
 
 @dataclass
@@ -46,7 +60,7 @@ class DropoutRecipe(AbstractRecipe):
         maps: Tell the network which sequences are present.
     """
 
-    full_share: float = 0.0
+    full_share: float = FULL_SHARE
     maps: bool = True
 
     def build(self, parts: Parts) -> ModalityDropout:
@@ -63,7 +77,7 @@ class DynUNetRecipe(AbstractRecipe):
         full_share: As for dropout.
     """
 
-    full_share: float = 0.0
+    full_share: float = FULL_SHARE
 
     def build(self, parts: Parts) -> ModalityDropout:
         """Build from parts."""
@@ -74,6 +88,7 @@ class DynUNetRecipe(AbstractRecipe):
 def _build(
     architecture: str, arguments: dict[str, Any], parts: Parts, full_share: float, citations: tuple[str, ...]
 ) -> ModalityDropout:
+    check_full_share(full_share)
     return ModalityDropout(
         networks={"segmenter": build_network(architecture, arguments)},
         subset=parts.subset,

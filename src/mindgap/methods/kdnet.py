@@ -60,7 +60,7 @@ class KdNet(Student):
 class KdNetRecipe(AbstractRecipe):
     """A VNet on the subset that imitates the softened probabilities and the deepest features of a frozen teacher.
 
-    The defaults are those reported for the paper; no official code is known to check them against.
+    The defaults are recalled from the paper, not checked: no official code is known.
 
     Attributes:
         teacher: Run folder of the trained teacher.

@@ -71,7 +71,8 @@ def demand_teacher(parts: Parts, method: str) -> TrainedNetwork:
     """The teacher of some parts.
 
     Raises:
-        SettingError: There is none, the data lacks one of its sequences, or it sees nothing that the student does not.
+        SettingError: There is none, the data lacks one of its sequences, or it does not see all that the student sees
+            and more.
     """
     if parts.teacher is None:
         raise SettingError(f"{method} distils from a teacher: name its run folder with --teacher.")
@@ -81,6 +82,12 @@ def demand_teacher(parts: Parts, method: str) -> TrainedNetwork:
         raise SettingError(
             f"the teacher in {folder} sees {format_subset(taught)}, but the data has no {strange[0]}: prepare data "
             "that has it, or name another --teacher."
+        )
+    unseen = [sequence for sequence in parts.subset if sequence not in taught]
+    if unseen:
+        raise SettingError(
+            f"the teacher in {folder} was trained on {format_subset(taught)} and does not see {unseen[0]}, which a "
+            f"student on {format_subset(parts.subset)} sees: name a teacher of all these sequences and more."
         )
     if set(taught) <= set(parts.subset):
         raise SettingError(

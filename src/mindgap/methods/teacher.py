@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindgap.batch import Batch, Integer, Output
-from mindgap.errors import MindgapError
+from mindgap.errors import MindgapError, SettingError
 from mindgap.losses.alignment import mixture_anchor, sequence_distances
 from mindgap.losses.cotraining import sigmoid_dice_loss
 from mindgap.losses.segmentation import segmentation_terms
@@ -128,6 +128,8 @@ class TeacherRecipe(AbstractRecipe):
 
     def build(self, parts: Parts) -> AlignedTeacher:
         """Build from parts."""
+        if self.alignment_weight < 0:
+            raise SettingError(f"alignment_weight is {self.alignment_weight}: it has to be at least 0.")
         anchor = Anchor(self.anchor, self.k, self.anchor_gradient, self.align_over)
         anchor.check(
             parts.subset,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from mindgap.batch import Head
 from mindgap.errors import SettingError
 from mindgap.networks.aligned import AlignedNetwork, AnchorWeights, Weighting
 from mindgap.networks.dynunet import DynUNetBackbone
@@ -89,6 +90,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "masked": build_masked,
     "dynunet": build_dynunet,
 }
+
+
+def head_of(network: nn.Module) -> Head:
+    """How the logits of a network turn into probabilities, which decides how its masks are made."""
+    return "sigmoid" if any(isinstance(part, SmuPath) for part in network.modules()) else "softmax"
 
 
 def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:

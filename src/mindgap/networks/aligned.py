@@ -93,7 +93,7 @@ class AlignedNetwork(nn.Module):
 
 def shared_brain(brains: tuple[Tensor, ...], present: Tensor) -> Tensor:
     """Voxels that are brain in every sequence a row has (B, 1, i, j, k)."""
-    absent = ~present.to(brains[0].device)[:, :, None, None, None]  # B J 1 1 1
+    absent = ~present.to(brains[0].device, non_blocking=True)[:, :, None, None, None]  # B J 1 1 1
     shared = brains[0] | absent[:, 0:1]
     for j in range(1, len(brains)):
         shared = shared & (brains[j] | absent[:, j : j + 1])

@@ -43,6 +43,7 @@ def _is_narrow(maps: Tensor) -> bool:
         and maps.dtype == torch.bfloat16
         and maps.shape[1] in (2, 4, 8, 16)
         and maps.is_contiguous(memory_format=torch.channels_last_3d)
+        and maps.numel() > 0
         and maps.numel() % _LANES == 0
     )
 
@@ -99,12 +100,21 @@ class _NarrowBatchNorm(torch.autograd.Function):
         maps, weight, mean, scale = ctx.saved_tensors
         channels, wide = maps.shape[1], _wide(maps)
         times, count = _LANES // channels, maps.numel() // channels
-        none, one = torch.zeros(_LANES), torch.ones(_LANES)
+        centre, one = mean.repeat(times), torch.ones(_LANES)
         scaled, along, sums = torch.ops.aten.native_batch_norm_backward(
-            _wide(gradient), wide, (weight * scale).repeat(times), none, one, none, one, False, 0.0, [True, True, True]
+            _wide(gradient),
+            wide,
+            (weight * scale).repeat(times),
+            centre,
+            one,
+            centre,
+            one,
+            False,
+            0.0,
+            [True, True, True],
         )
         for_bias = sums.view(times, channels).sum(0)
-        for_weight = scale * (along.view(times, channels).sum(0) - mean * for_bias)
+        for_weight = scale * along.view(times, channels).sum(0)
         factor = weight * scale.square() * for_weight / count
         summand = weight * scale * for_bias / count - mean * factor
         rest = torch.empty_like(maps, memory_format=torch.channels_last_3d)

@@ -176,7 +176,7 @@ class SequenceEncoders(nn.Module):
         Grouped ones are up to five times slower backward in bf16. Only the second in fp32 on a CPU is faster grouped.
         """
         embedded = F.conv3d(image, _block_diagonal(self.embed.weight, self.sequences), padding=1)
-        embedded = F.relu(self.embed_norm(embedded))
+        embedded = F.relu(self._normalise(embedded, slice(None)))
         if image.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             grouped: Tensor = self.latent(embedded)
             return grouped
@@ -186,25 +186,33 @@ class SequenceEncoders(nn.Module):
         """Run encoder ``j`` on the rows in ``keep`` with its share of the grouped weights; 0 elsewhere."""
         part = slice(j * self.channels, (j + 1) * self.channels)
         empty = image.new_zeros((image.shape[0], self.channels, *image.shape[2:]))
-        index = keep.nonzero().flatten().to(image.device)
+        index = keep.nonzero().flatten().to(image.device, non_blocking=True)
         if index.numel() == 0:
             return empty
+        embedded = F.conv3d(image[index, j : j + 1], self.embed.weight[part], padding=1)
+        embedded = self._normalise(embedded, part)
+        latent = F.conv3d(F.relu(embedded), self.latent.weight[part], padding=1)
+        return empty.to(latent.dtype).index_copy(0, index, latent)
+
+    def _normalise(self, maps: Tensor, part: slice) -> Tensor:
+        """The batch normalisation of some channels.
+
+        Not by calling the module: several GPUs would turn it into a meeting of all processes, and one whose batch lacks
+        a sequence would not come. These statistics are per process, as those of the latents are.
+        """
         norm = self.embed_norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        embedded = F.conv3d(image[index, j : j + 1], self.embed.weight[part], padding=1)
-        embedded = F.batch_norm(
-            embedded,
+        return F.batch_norm(
+            maps,
             norm.running_mean[part],
             norm.running_var[part],
             norm.weight[part],
             norm.bias[part],
             training=self.training,
-            momentum=norm.momentum or 0.1,
+            momentum=0.1 if norm.momentum is None else norm.momentum,
             eps=norm.eps,
         )
-        latent = F.conv3d(F.relu(embedded), self.latent.weight[part], padding=1)
-        return empty.to(latent.dtype).index_copy(0, index, latent)
 
 
 def _normalised(norm: nn.Module, raw: Tensor, brains: Tensor, channels: int) -> Latents:
@@ -248,7 +256,7 @@ class SharedEncoder(nn.Module):
         batch, grid = image.shape[0], image.shape[2:]
         stacked = image.transpose(0, 1).reshape(-1, 1, *grid)  # J*B 1 i j k
         keep = present.t().flatten()
-        index = keep.nonzero().flatten().to(image.device)
+        index = keep.nonzero().flatten().to(image.device, non_blocking=True)
         chosen = stacked if bool(keep.all()) else stacked[index]
         raw = self.latent(F.relu(self.embed_norm(self.embed(chosen))))
         if not bool(keep.all()):

@@ -42,7 +42,7 @@ class FusedNetwork(nn.Module):
         """Encode what is present, fuse and segment."""
         latents, brains = self.encoders(image, present)
         weights = torch.softmax(self.anchor_logits.float(), dim=0)
-        shares = weights * present.to(image.device)  # B J
+        shares = weights * present.to(image.device, non_blocking=True)  # B J
         shares = (shares / shares.sum(1, keepdim=True)).unflatten(1, (-1, 1, 1, 1, 1))  # B J 1 1 1 1
         mean = sum(shares[:, j] * latent for j, latent in enumerate(latents))
         assert isinstance(mean, Tensor)

@@ -27,7 +27,7 @@ class MaskedNetwork(nn.Module):
         """Segment a batch whose rows may lack different sequences."""
         given = fill_absent(image, present)
         if self.maps:
-            shown = present.to(image.device, image.dtype)[:, :, None, None, None]
+            shown = present.to(image.device, image.dtype, non_blocking=True)[:, :, None, None, None]
             given = torch.cat([given, shown.expand_as(image)], dim=1)  # 2 J
         output: Output = self.backbone(given)
         return output

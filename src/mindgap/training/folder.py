@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -62,11 +63,29 @@ class RunFolder:
         """
         _write_line(self._validations, line)
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says now."""
+        path = self.path / MANIFEST
+        known: dict[str, Any] = read_json(path) if path.is_file() else {}
+        return known
+
     def update_manifest(self, **values: Any) -> None:
         """Add to manifest.json."""
-        path = self.path / MANIFEST
-        known = read_json(path) if path.is_file() else {}
-        write_json(path, {**known, **values})
+        write_json(self.path / MANIFEST, {**self.manifest, **values})
+
+    def flush(self) -> None:
+        """Bring the logs to the disk, before a checkpoint that stands for their steps gets there.
+
+        Raises:
+            MindgapError: The disk is full.
+        """
+        for handle in (self._terms, self._validations):
+            try:
+                handle.flush()
+                os.fsync(handle.fileno())
+            except OSError as error:
+                raise _unwritten(handle, error) from error
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -71,7 +71,8 @@ def leave(accelerator: Accelerator) -> None:
 def stop_request() -> Iterator[threading.Event]:
     """An event that SIGTERM or Ctrl-C sets (in the main thread; elsewhere nothing is installed).
 
-    A second Ctrl-C ends at once, without saving.
+    A second Ctrl-C ends at once, without saving. SIGTERM may come twice: a cluster sends it to every process of a job,
+    and what started the processes sends it on.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -81,7 +82,8 @@ def stop_request() -> Iterator[threading.Event]:
 
     def ask(kind: int, _: FrameType | None) -> None:
         event.set()
-        signal.signal(kind, before[signal.Signals(kind)])
+        if kind == signal.SIGINT:
+            signal.signal(kind, before[signal.Signals(kind)])
 
     for kind in before:
         signal.signal(kind, ask)

@@ -13,6 +13,7 @@ from mindgap.batch import Output, classes_from_regions
 from mindgap.data.resident import ResidentCases
 from mindgap.evaluation.metrics import dice
 from mindgap.inference.tiling import predict_tiled
+from mindgap.networks import head_of
 from mindgap.regions import REGIONS, region_mask
 from mindgap.sequences import Subset
 
@@ -60,7 +61,8 @@ def validate(
             if not bool(seen.present.any()):
                 continue
             run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
-            predicted = classes_from_regions(predict_tiled(seen.image[0], run, window=window)).numpy()
+            maps = predict_tiled(seen.image[0], run, window=window)
+            predicted = classes_from_regions(maps, head_of(network)).numpy()
             values.append([dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
         rows.append((index, np.mean(values, axis=0).tolist()))
     return rows
