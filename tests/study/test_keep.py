@@ -31,7 +31,14 @@ def test_finished_runs_are_kept_without_images_networks_or_paths(study, kept):
     names = sorted(path.name for path in (kept.keep / "runs").iterdir())
     assert names == ["teacher-mixture-s0", "teacher-none-s0"]
     files = {path.name for path in kept.kept(names[0]).iterdir()}
-    assert files == {"scores.csv", "experiment.json", "validations.jsonl", "manifest.json", "study.json"}
+    assert files == {
+        "scores.csv",
+        "evaluation.json",
+        "experiment.json",
+        "validations.jsonl",
+        "manifest.json",
+        "study.json",
+    }
     for path in kept.keep.rglob("*.*"):
         assert str(study.place.out) not in path.read_text(encoding="utf-8")
     assert read_json(kept.kept(names[0]) / "experiment.json")["data"] == "store"
@@ -51,7 +58,7 @@ def test_tables_rebuild_from_what_is_kept(study, kept, tmp_path):
     places = (study.place, elsewhere(kept, tmp_path), Place(kept.keep, tmp_path, tmp_path))
     texts = [make_output("table4", place, Choice(), say=lambda line: None)[0].read_text("utf-8") for place in places]
     assert texts[0] == texts[1] == texts[2]
-    assert "2 runs of 3 steps; cases: 2 to train, 1 to validate, 3 to test" in texts[0]
+    assert "2 runs of 3 steps on phantoms (synthetic patients); cases: 2 to train, 1 to validate, 3 to test" in texts[0]
 
 
 def test_what_is_kept_stays_and_other_orders_are_refused(study, kept):

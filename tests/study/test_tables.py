@@ -6,10 +6,11 @@ import io
 import pytest
 
 from mindgap.evaluation.scores import Score, write_scores
-from mindgap.study import grid
+from mindgap.study import grid, layouts
 from mindgap.study.grid import Choice
+from mindgap.study.layouts import build_table
 from mindgap.study.results import Results, by_seed
-from mindgap.study.tables import NOT_RUN, build_table, paper
+from mindgap.study.tables import NOT_RUN, paper
 
 CASES = tuple(f"P{n:02d}" for n in range(1, 13))
 
@@ -20,7 +21,7 @@ def write(folder, run, values, subset=None):
     rows = [
         Score(run.name, case, name, region, value, 1.0, 1.0, 1.0)
         for case, value in zip(CASES, values, strict=True)
-        for region in ("WT", "TC", "ET")
+        for region in ("WT", "TC", "ET", "ETpp")
     ]
     write_scores(folder / run.name / "scores.csv", rows)
 
@@ -41,7 +42,54 @@ def test_the_mean_of_a_cell_averages_seeds_per_case_first(tmp_path):
     assert found.interval.mean == pytest.approx(50)
     assert found.interval.n == 12  # cases, not cases times seeds
     assert found.spread == pytest.approx(14.142, abs=0.01)
-    assert Results(tmp_path).measure(by_seed(grid.teacher("mixture", 0), 3), "Avg") is None
+    assert Results(tmp_path).measure(by_seed(grid.teacher("k", 0), 3), "Avg") is None
+
+
+def test_a_missing_seed_is_said_and_the_others_count(tmp_path):
+    one, _, three = by_seed(grid.teacher("mixture", 0), 3)
+    write(tmp_path, one, [0.2] * 12)
+    write(tmp_path, three, [0.4] * 12)
+    write(tmp_path, grid.teacher("none", 0), [0.1] * 12)
+    table = build_table("table4", Results(tmp_path), Choice(seeds=3))
+    assert column(table, "Avg", anchor="P_*") == ["30.00 [30.00, 30.00]"]
+    assert column(table, "between seeds", anchor="P_*") == ["14.14; 2 of 3 seeds"]
+    # only seed 0 has both
+    assert column(table, "minus without alignment", anchor="P_*") == ["+10.00 [+10.00, +10.00]"]
+
+
+def test_a_method_the_paper_does_not_know_has_a_row_without_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "STUDENTS", (*grid.STUDENTS, "logits"))
+    for anchor, value in (("none", 0.5), ("mixture", 0.6)):
+        write(tmp_path, grid.student("logits", anchor, "T1", 0)[-1], [value + 0.01 * n for n in range(12)])
+    for name in ("table1", "table2"):
+        table = build_table(name, Results(tmp_path), Choice())
+        assert column(table, "Avg printed", sequence="T1", method="logits")[0] == ""
+        assert all(len(row) == len(table.header) for row in table.rows)
+    table = build_table("table1", Results(tmp_path), Choice())
+    assert column(table, "minus without alignment", method="logits", anchor="P_*", sequence="T1")[0].startswith("+10")
+
+
+def test_the_gain_of_an_anchor_over_the_cells_that_were_run_stands_beside_the_papers(tmp_path):
+    for anchor, value in (("none", 0.5), ("mixture", 0.6)):
+        for sequence in ("T1", "T1ce"):
+            write(tmp_path, grid.student("pmkl", anchor, sequence, 0)[-1], [value + 0.01 * n for n in range(12)])
+    table = build_table("table1", Results(tmp_path), Choice())
+    (gain,) = [note for note in table.notes if note.startswith("P_* minus")]
+    assert "over the 2 cells that were run: ours +10.00 [+10.00, +10.00] (2 up)" in gain
+    cells = [[sum(paper()["table1"][s]["PMKL"][key][:3]) / 3 for key in "*WO"] for s in ("T1", "T1ce")]
+    assert f"recomputed, {sum(a - w for a, w, _ in cells) / 2:+.2f}" in gain
+    assert f"{sum(a - o for a, _, o in cells) / 2:+.2f} over the quoted" in gain
+
+
+def test_the_threshold_stands_in_every_table(tmp_path):
+    rows = []
+    for region in ("WT", "TC", "ET", "ETpp"):
+        for model, value in (("unimodal-T1-s0", 0.5), ("threshold", 0.3)):
+            rows += [Score(model, case, "T1", region, value, 1.0, 1.0, 1.0) for case in CASES]
+    write_scores(tmp_path / "unimodal-T1-s0" / "scores.csv", rows)
+    for name in ("table1", "table2"):
+        table = build_table(name, Results(tmp_path), Choice())
+        assert column(table, "Avg", method="best single threshold") == ["30.00 [30.00, 30.00]"]
 
 
 def test_table_four_compares_with_the_run_without_alignment(tmp_path):
@@ -50,7 +98,7 @@ def test_table_four_compares_with_the_run_without_alignment(tmp_path):
     table = build_table("table4", Results(tmp_path), Choice())
     assert column(table, "minus without alignment", anchor="P_*")[0].startswith("+10.00")
     assert column(table, "WT", anchor="P_N") == [NOT_RUN]
-    assert column(table, "p (Holm)", anchor="P_*") == ["0.000"]
+    assert column(table, "p (Holm)", anchor="P_*") == ["<0.001"]
     assert column(table, "Avg printed", anchor="P_N") == ["79.13"]
     assert column(table, "Avg recomputed", anchor="P_N") == ["78.80"]  # the paper's own cells
     assert any("12 cases" in note for note in table.notes)
@@ -62,7 +110,7 @@ def test_few_cases_cannot_be_significant_and_the_table_says_so(tmp_path):
         rows = [
             Score(run.name, case, "T1+T2+T1ce+FLAIR", region, value + 0.01 * n, 1.0, 1.0, 1.0)
             for n, case in enumerate(CASES[:5])
-            for region in ("WT", "TC", "ET")
+            for region in ("WT", "TC", "ET", "ETpp")
         ]
         write_scores(tmp_path / run.name / "scores.csv", rows)
     table = build_table("table4", Results(tmp_path), Choice())
@@ -92,5 +140,5 @@ def test_table_one_quotes_the_paper_and_its_averages(tmp_path):
 def test_the_any_subset_table_has_fifteen_rows_and_their_mean(tmp_path):
     choice = Choice(methods=("dropout",))
     table = build_table("anysubset", Results(tmp_path), choice)
-    assert len(table.rows) == 16
+    assert len(table.rows) == 15 * 2 + 1  # the threshold beside it, and the mean
     assert table.rows[-1][0] == "mean of 15"

@@ -59,7 +59,9 @@ class AlignedTeacher(AbstractMethod):
     def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
         """Anchor weights, and for each sequence distance to the barycentre and spread inside the brain; and latents.
 
-        The weights are given as J * s_j, which sum to J (the paper's scale), and as their parameters a.
+        The weights are given as J * s_j, which sum to J (the paper's scale; with anchor literal, as w_j), and as their
+        parameters a. The distance is always that to the barycentre, so that anchors compare; the term "alignment" in
+        the log is that of the anchor itself. Latents of P_N may collapse to the prior, and are not refused.
 
         Raises:
             MindgapError: The latents of a sequence have collapsed to a point, or an anchor weight is not finite.
@@ -88,8 +90,15 @@ class AlignedTeacher(AbstractMethod):
         logits = dict(network.named_parameters()).get("anchor_logits")
         if logits is None:
             return {}
-        scaled = (len(self.subset) * torch.softmax(logits.detach().float(), 0)).tolist()
-        raw = logits.detach().float().tolist()
+        free = logits.detach().float()
+        if not bool(free.isfinite().all()):
+            raise MindgapError(
+                f"the anchor weights are not finite ({free.tolist()}): lower --anchor-learning-rate-factor or "
+                "--alignment-weight; the last checkpoint is untouched."
+            )
+        kind = getattr(network, "weights", "softmax")
+        shares = {"raw": free / len(self.subset), "ratio": free / free.sum()}.get(kind, torch.softmax(free, 0))
+        scaled, raw = (len(self.subset) * shares).tolist(), free.tolist()
         return {f"anchor_weight/{s}": w for s, w in zip(self.subset, scaled, strict=True)} | {
             f"anchor_logit/{s}": a for s, a in zip(self.subset, raw, strict=True)
         }

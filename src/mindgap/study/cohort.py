@@ -9,7 +9,7 @@ from mindgap.api import Progress, prepare
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import discover
 from mindgap.data.prepared import Preparation
-from mindgap.data.store import INDEX
+from mindgap.data.store import INDEX, Store, open_store
 from mindgap.errors import SettingError
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.files import read_json, write_text
@@ -38,7 +38,7 @@ def prepare_place(
         stage: Announces a stage and gives its progress callback.
 
     Raises:
-        SettingError: There is no data at a scale that needs it.
+        SettingError: There is no data at a scale that needs it, or the store there was made for another study.
     """
     if data is None and scale.name != "phantom":
         raise SettingError(f"scale {scale.name} needs a cohort: name it with --data, or use --scale phantom.")
@@ -46,8 +46,10 @@ def prepare_place(
     if data is None:
         _grow(place.data, stage)
         split = str(place.data / "splits")
-    if not (place.store / INDEX).is_file():
-        preparation = Preparation(spacing_mm=scale.spacing_mm)
+    preparation = Preparation(spacing_mm=scale.spacing_mm)
+    if (place.store / INDEX).is_file():
+        _refuse_other(open_store(place.store), preparation, place.data)
+    else:
         prepare(place.data, place.store, preparation, split=split, workers=cpu_count(), progress=stage("preparing"))
     return place
 
@@ -69,6 +71,22 @@ def open_test_cases(place: Place, run: Run, preparation: Preparation) -> list[Op
     """The test cases of a finished run, prepared as its network takes them when they are asked for."""
     cases, convention = test_cases(place, run)
     return [OpenedCase(files, convention, preparation, DEFAULT_RULES) for files in cases]
+
+
+def _refuse_other(store: Store, preparation: Preparation, data: Path) -> None:
+    """Refuse a store that was made for another study.
+
+    Raises:
+        SettingError: It was prepared otherwise, or from other data.
+    """
+    if store.preparation != preparation:
+        raise SettingError(
+            f"{store.folder} was prepared with {store.preparation}, this scale needs {preparation}: name another --out."
+        )
+    if Path(store.source).resolve() != data.resolve():
+        raise SettingError(
+            f"{store.folder} was prepared from {store.source}, this study is about {data}: name another --out."
+        )
 
 
 def _grow(folder: Path, stage: Callable[[str], Progress]) -> None:

@@ -19,7 +19,7 @@ from mindgap.processor import calm_threads, cpu_count
 from mindgap.runfiles import TERMS, read_lines
 from mindgap.session import Interrupted
 from mindgap.study.grid import Run
-from mindgap.study.keep import ORDERS, is_kept, is_whole, keep_runs, orders_of
+from mindgap.study.keep import ORDERS, is_kept, is_whole, keep_runs, orders_of, refuse_other_cohort
 from mindgap.study.scale import Place, Scale, commands_of
 from mindgap.training.processes import stop_request
 
@@ -51,7 +51,10 @@ def is_finished(run: Run, scale: Scale, place: Place) -> bool:
     Raises:
         SettingError: The folder holds a run of other orders.
     """
-    return is_whole(place.run(run.name), run, scale)
+    whole = is_whole(place.run(run.name), run, scale)
+    if whole:
+        refuse_other_cohort(place.run(run.name), place)
+    return whole
 
 
 def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Run], list[Run]]:

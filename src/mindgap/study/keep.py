@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mindgap.data.store import INDEX
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_aside, write_json
-from mindgap.runfiles import MANIFEST, SCORES, SETTINGS, VALIDATIONS
+from mindgap.runfiles import EVALUATION, MANIFEST, SCORES, SETTINGS, VALIDATIONS
 from mindgap.study.grid import Run
 from mindgap.study.scale import Place, Scale
 
@@ -17,7 +18,18 @@ ORDERS = "study.json"
 """What a run was told, in its folder."""
 CROSS = "cross.csv"
 """Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
-_FACTS = ("versions", "processor", "precision", "processes", "subset", "split", "cases", "seconds_of_last_call", "best")
+_FACTS = (
+    "versions",
+    "processor",
+    "precision",
+    "processes",
+    "subset",
+    "split",
+    "cases",
+    "best",
+    "seconds",
+    "seconds_of_last_call",
+)
 """Of a manifest; the rest are paths and command lines of a machine."""
 
 
@@ -27,7 +39,7 @@ def orders_of(run: Run, scale: Scale) -> dict[str, object]:
 
 
 def is_whole(folder: Path, run: Run, scale: Scale) -> bool:
-    """Whether a folder holds a run that was trained to its end and scored, with the same orders.
+    """Whether a folder holds a run that was trained to its end and scored on all its test cases, with the same orders.
 
     Raises:
         SettingError: It holds a run of other orders.
@@ -38,8 +50,25 @@ def is_whole(folder: Path, run: Run, scale: Scale) -> bool:
             raise SettingError(
                 f"{folder} was made with other orders ({known}) than this study's ({wanted}): name another folder."
             )
-    manifest = folder / MANIFEST
-    return (folder / SCORES).is_file() and manifest.is_file() and read_json(manifest).get("finished") is True
+    if not all((folder / name).is_file() for name in (SCORES, MANIFEST, EVALUATION)):
+        return False
+    return read_json(folder / MANIFEST).get("finished") is True and not read_json(folder / EVALUATION)["failed"]
+
+
+def refuse_other_cohort(folder: Path, place: Place) -> None:
+    """Refuse scores that were measured on other cases than those of the study's store.
+
+    Raises:
+        SettingError: The split of the run is another.
+    """
+    if not (place.store / INDEX).is_file() or not (folder / MANIFEST).is_file():
+        return
+    known, wanted = (read_json(path)["split"] for path in (folder / MANIFEST, place.store / INDEX))
+    if known["sha256"] != wanted["sha256"]:
+        raise SettingError(
+            f"{folder} was trained and scored on another cohort or split ({known['name']}) than that of this study "
+            f"({wanted['name']}): name another folder."
+        )
 
 
 def is_kept(run: Run, scale: Scale, place: Place) -> bool:
@@ -48,7 +77,10 @@ def is_kept(run: Run, scale: Scale, place: Place) -> bool:
     Raises:
         SettingError: Those of a run with other orders do.
     """
-    return place.keep is not None and is_whole(place.kept(run.name), run, scale)
+    kept = place.keep is not None and is_whole(place.kept(run.name), run, scale)
+    if kept:
+        refuse_other_cohort(place.kept(run.name), place)
+    return kept
 
 
 def keep_runs(runs: Sequence[Run], scale: Scale, place: Place) -> None:
@@ -73,6 +105,7 @@ def keep_runs(runs: Sequence[Run], scale: Scale, place: Place) -> None:
         if (target / MANIFEST).is_file():
             continue
         write_json(target / ORDERS, orders_of(run, scale))
+        write_json(target / EVALUATION, {**read_json(source / EVALUATION), "data": None})
         write_json(target / SETTINGS, _relative(read_json(source / SETTINGS), place))
         manifest = read_json(source / MANIFEST)
         write_json(target / MANIFEST, {"finished": True, **{key: manifest[key] for key in _FACTS if key in manifest}})

@@ -9,10 +9,11 @@ from mindgap.files import write_text
 from mindgap.runfiles import SCORES
 from mindgap.study.grid import PRESETS, Choice
 from mindgap.study.keep import CROSS
+from mindgap.study.layouts import build_table
 from mindgap.study.matrix import score_across, table5
 from mindgap.study.results import Results
 from mindgap.study.scale import Place
-from mindgap.study.tables import Table, build_table
+from mindgap.study.tables import Table
 
 
 def make_output(preset: str, place: Place, choice: Choice, *, say: Callable[[str], None]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,15 +13,15 @@ from mindgap.evaluation.scores import Score, read_scores, values_of
 from mindgap.evaluation.statistics import Interval, bootstrap_mean, paired_difference, seed_average, wilcoxon
 from mindgap.evaluation.summary import mean_dice_of_cases
 from mindgap.files import read_json
-from mindgap.runfiles import MANIFEST, SCORES
+from mindgap.runfiles import EVALUATION, MANIFEST, SCORES
 from mindgap.sequences import SEQUENCES, format_subset
 from mindgap.study.grid import Run
 from mindgap.study.keep import ORDERS
 
 _PARTS = {"train": "train", "validation": "validate", "test": "test"}
 AVERAGE = "Avg"
-COLUMNS = ("WT", "TC", "ET", AVERAGE)
-"""Regions, and the mean of the three in each case."""
+COLUMNS = ("WT", "TC", "ET", "ETpp", AVERAGE)
+"""Regions, ET without small predictions, and the mean of the first three in each case."""
 ALL = format_subset(SEQUENCES)
 
 
@@ -38,6 +38,19 @@ class Measured:
     interval: Interval
     spread: float
     seeds: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two cells against each other.
+
+    Attributes:
+        difference: Mean over cases with its interval, in percent.
+        p: Of Wilcoxon's test across cases, not adjusted.
+    """
+
+    difference: Interval
+    p: float
 
 
 class Results:
@@ -63,35 +76,45 @@ class Results:
     def cases(
         self, seeds: Sequence[Run], column: str, *, subset: str | None = None, model: str = ""
     ) -> dict[str, float]:
-        """Case -> Dice, averaged over the runs of a cell that differ by their seed; empty if one was not run.
+        """Case -> Dice, averaged over the runs of a cell that differ by their seed; empty if none was run.
 
         Args:
-            seeds: The runs.
-            column: WT, TC, ET or Avg.
+            seeds: The runs; those that are missing are left out.
+            column: WT, TC, ET, ETpp or Avg.
             subset: Of an any-subset network; the run's own by default.
             model: Another row of the same file, such as the threshold.
         """
-        if not seeds or not all(self.has(run) for run in seeds):
-            return {}
-        return seed_average([self._values(run, column, subset, model) for run in seeds])
+        return seed_average([self._values(run, column, subset, model) for run in seeds if self.has(run)])
 
     def measure(
         self, seeds: Sequence[Run], column: str, *, subset: str | None = None, model: str = ""
     ) -> Measured | None:
-        """A cell, in percent; None if a run is missing."""
+        """A cell, in percent; None if no run is there."""
         values = self.cases(seeds, column, subset=subset, model=model)
         if not values:
             return None
-        means = [np.nanmean(list(self._values(run, column, subset, model).values())) for run in seeds]
+        there = [self._values(run, column, subset, model) for run in seeds if self.has(run)]
+        means = [np.nanmean(list(found.values())) for found in there]
         spread = 100 * float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-        return Measured(_percent(bootstrap_mean(values)), spread, len(seeds))
+        return Measured(_percent(bootstrap_mean(values)), spread, len(there))
 
-    def compare(self, first: Sequence[Run], second: Sequence[Run], column: str) -> tuple[Interval, float] | None:
-        """First minus second over cases, in percent, and the p of Wilcoxon's test; None if a run is missing."""
-        one, other = self.cases(first, column), self.cases(second, column)
-        if not one or not other:
-            return None
-        return _percent(paired_difference(one, other)), wilcoxon(one, other)
+    def compare(self, first: Sequence[Run], second: Sequence[Run], column: str) -> Compared | None:
+        """First minus second over cases, by the seeds that both have; None if there is no such pair."""
+        pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
+        one, other = (self.cases([pair[side] for pair in pairs], column) for side in (0, 1))
+        return compare_values(one, other)
+
+    def differences(self, first: Sequence[Run], second: Sequence[Run], column: str) -> dict[str, float]:
+        """Case -> first minus second, by the seeds that both have."""
+        pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
+        one, other = (self.cases([pair[side] for pair in pairs], column) for side in (0, 1))
+        return {case: one[case] - other[case] for case in one if case in other}
+
+    def mean_over(self, cells: Sequence[tuple[Sequence[Run], str | None]], column: str) -> dict[str, float]:
+        """Case -> mean over several cells, each of some seeds and a subset; empty unless all were run."""
+        found = [self.cases(seeds, column, subset=subset) for seeds, subset in cells]
+        shared = set.intersection(*(set(values) for values in found)) if found else set()
+        return {case: float(np.mean([values[case] for values in found])) for case in sorted(shared)}
 
     def provenance(self, runs: Iterable[Run]) -> str:
         """Steps, cases, hours and machines of the runs that are there, in one line; empty without any.
@@ -106,13 +129,29 @@ class Results:
             return ""
         steps = sorted({int(flags[flags.index("--steps") + 1]) for flags in orders})
         counts = manifests[0]["cases"]
+        made = all(case.startswith("Phantom_") for part in _PARTS for case in counts[part])
+        cohort = "phantoms (synthetic patients)" if made else f"real cases, split {manifests[0]['split']['name']}"
         cases = ", ".join(f"{len(counts[part])} to {verb}" for part, verb in _PARTS.items())
-        hours = sum(manifest["seconds_of_last_call"] for manifest in manifests) / 3600
+        hours = sum(m.get("seconds", m["seconds_of_last_call"]) for m in manifests) / 3600
         machines = sorted({f"{m['processor']['kind']}, {m['precision']}" for m in manifests})
+        counted = " or ".join(f"{count:,}" for count in steps)
         return (
-            f"{len(there)} runs of {' or '.join(f'{count:,}' for count in steps)} steps; cases: {cases}; "
-            f"{hours:.1f} h of training on: {'; '.join(machines)}."
+            f"Ours: {len(there)} runs of {counted} steps on {cohort}; cases: {cases}; "
+            f"{hours:.1f} h of training on: {'; '.join(machines)}.{self._scored_by(there)}"
         )
+
+    def _scored_by(self, runs: Sequence[Run]) -> str:
+        """The rules of the scores, in a sentence."""
+        rules = [read_json(path) for run in runs if (path := self.path(run, EVALUATION)) is not None]
+        if not rules:
+            return ""
+        said = set()
+        for rule in rules:
+            edges = " or ".join(" x ".join(f"{mm:g}" for mm in spacing) for spacing in rule["spacings_mm"])
+            grid = f"in the cases' own grid ({edges} mm, probabilities resampled back linearly)"
+            grid = grid if rule["grid"] == "native" else f"in the network's grid ({edges} mm)"
+            said.add(f"{grid}, protocol {rule['protocol']}, {rule['coverage']}, Dice v{rule['columns']['dice']}")
+        return f" Scored {'; '.join(sorted(said))}; where both masks are empty Dice is 1, where one is, 0."
 
     def _values(self, run: Run, column: str, subset: str | None, model: str) -> dict[str, float]:
         scores = self._read(run)
@@ -126,6 +165,13 @@ class Results:
         path = self.path(run, SCORES)
         assert path is not None
         return read_scores(path)
+
+
+def compare_values(one: Mapping[str, float], other: Mapping[str, float]) -> Compared | None:
+    """First minus second over the cases that both have; None without any."""
+    if not set(one) & set(other):
+        return None
+    return Compared(_percent(paired_difference(one, other)), wilcoxon(one, other))
 
 
 def by_seed(run: Run, seeds: int) -> list[Run]:

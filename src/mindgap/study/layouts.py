@@ -1,0 +1,249 @@
+"""The paper's tables from our runs, in its layout: students, another k, every subset, teachers, one network for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mindgap.evaluation.statistics import Interval, bootstrap_mean
+from mindgap.sequences import SUBSETS, format_subset, make_subset, sequence_from_alias
+from mindgap.study import grid
+from mindgap.study.grid import ANCHORS, ANY_SUBSET, SINGLES, STUDENTS, Choice, Run
+from mindgap.study.results import ALL, AVERAGE, Results, by_seed, compare_values
+from mindgap.study.tables import (
+    ANCHOR_NAMES,
+    METHOD_NAMES,
+    NOT_RUN,
+    Table,
+    Tests,
+    cell,
+    cells,
+    common_notes,
+    interval_text,
+    measured_header,
+    number,
+    paper,
+    printed,
+    printed_header,
+    quoted_rows,
+    threshold_row,
+)
+
+_TEST_COLUMNS = ("minus without alignment", "p (Holm)")
+_PAPER_KEYS = {"none": "W", "normal": "N", "k": "k", "mixture": "*"}
+_REGIONS = ("WT", "TC", "ET")
+
+
+def build_table(name: str, results: Results, choice: Choice) -> Table:
+    """The table of a preset from the runs that are there; cells without runs say "not run"."""
+    return _BUILDERS[name](results, choice)
+
+
+def _table1(results: Results, choice: Choice) -> Table:
+    header = ["sequence", "method", "anchor", *measured_header(), *_TEST_COLUMNS, *printed_header()]
+    table = Table("table1", "Table I: students by method, anchor and sequence (Dice, %)", header)
+    tests = Tests(table, *_TEST_COLUMNS)
+    methods, anchors = choice.pick("methods", STUDENTS), choice.pick("anchors", ANCHORS)
+    for sequence in choice.pick("subsets", SINGLES):
+        quoted = quoted_rows("table1", sequence)
+        own = by_seed(grid.unimodal(sequence, 0), choice.seeds)
+        _add(table, [sequence, "unimodal", ""], cells(results, own), printed(quoted["Unimodal"]["O"]))
+        for method in methods:
+            name = METHOD_NAMES.get(method, method)
+            numbers: Mapping[str, Sequence[float]] = quoted.get(name, {})
+            if numbers:
+                _add(table, [sequence, name, "original (quoted)"], [""] * len(measured_header()), printed(numbers["O"]))
+            without = _students(method, "none", sequence, choice)
+            for anchor in anchors:
+                runs = _students(method, anchor, sequence, choice)
+                said = printed(numbers.get(_PAPER_KEYS[anchor]))
+                _add(table, [sequence, name, ANCHOR_NAMES[anchor]], cells(results, runs), said)
+                if anchor != "none":
+                    tests.add(results.compare(runs, without, AVERAGE))
+        _add_threshold(table, results, sequence, [own])
+    tests.finish()
+    table.notes += common_notes(choice)
+    table.notes.append(
+        "original (quoted) is what the paper quotes from other papers, under other pipelines; the comparator of an "
+        "anchor is the run without alignment. Both are shown, and quoted numbers are never run."
+    )
+    table.notes += _gains(results, choice)
+    return table
+
+
+def _gains(results: Results, choice: Choice) -> list[str]:
+    """What each anchor gains over all cells that were run, ours and the paper's."""
+    notes = []
+    for anchor in (a for a in choice.pick("anchors", ANCHORS) if a != "none"):
+        ours: list[dict[str, float]] = []
+        theirs: list[float] = []
+        over_quoted: list[float] = []
+        for sequence in choice.pick("subsets", SINGLES):
+            for method in choice.pick("methods", STUDENTS):
+                numbers = quoted_rows("table1", sequence).get(METHOD_NAMES.get(method, method))
+                runs, without = (_students(method, a, sequence, choice) for a in (anchor, "none"))
+                found = results.differences(runs, without, AVERAGE)
+                if not found or numbers is None:
+                    continue
+                ours.append(found)
+                aligned, plain, quoted = (sum(numbers[key][:3]) / 3 for key in (_PAPER_KEYS[anchor], "W", "O"))
+                theirs.append(aligned - plain)
+                over_quoted.append(aligned - quoted)
+        if ours:
+            gain = interval_text(_over_cells(ours), signed=True)
+            up = [sum(sum(found.values()) > 0 for found in ours), sum(value > 0 for value in theirs)]
+            paper_gain, over = (sum(values) / len(values) for values in (theirs, over_quoted))
+            notes.append(
+                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {len(ours)} cells that were run: ours {gain} "
+                f"({up[0]} up); the paper, recomputed, {paper_gain:+.2f} ({up[1]} up), and {over:+.2f} over the quoted "
+                "originals."
+            )
+    return notes
+
+
+def _over_cells(found: Sequence[Mapping[str, float]]) -> Interval:
+    """Mean over cells in each case, then over cases, in percent: the cells share their cases."""
+    shared = set.intersection(*(set(values) for values in found))
+    return bootstrap_mean({case: 100 * sum(values[case] for values in found) / len(found) for case in shared})
+
+
+def _table2(results: Results, choice: Choice) -> Table:
+    columns = ("T2 minus T1ce", "p (Holm)")
+    header = ["sequence", "method", "k", *measured_header(), *columns, *printed_header()]
+    table = Table("table2", "Table II: P_k with k = T1ce and k = T2 (Dice, %)", header)
+    tests = Tests(table, *columns)
+    for sequence in choice.pick("subsets", SINGLES):
+        rows = quoted_rows("table2", sequence)
+        own = by_seed(grid.unimodal(sequence, 0), choice.seeds)
+        _add(table, [sequence, "unimodal", ""], cells(results, own), printed(rows[0][:4]))
+        for method in choice.pick("methods", STUDENTS):
+            numbers = rows[1 + list(METHOD_NAMES).index(method)] if method in METHOD_NAMES else None
+            name = METHOD_NAMES.get(method, method)
+            suited, other = (
+                by_seed(grid.student(method, "k", sequence, 0, k=k)[-1], choice.seeds) for k in ("T1ce", "T2")
+            )
+            quoted = ["", "", "", number(numbers[4]) if numbers else "", ""]
+            _add(table, [sequence, name, "T1ce"], cells(results, suited), quoted)
+            _add(table, [sequence, name, "T2"], cells(results, other), printed(numbers[:4] if numbers else None))
+            tests.add(results.compare(other, suited, AVERAGE))
+        _add_threshold(table, results, sequence, [own])
+    tests.finish()
+    table.notes += common_notes(choice)
+    return table
+
+
+def _table3(results: Results, choice: Choice) -> Table:
+    quoted = paper()
+    order = [_subset_name(name) for name in quoted["table3_subset_order"]]
+    header = ["region", "anchor", "source", *order, "mean of 14", "mean of 15 as printed", *_TEST_COLUMNS]
+    table = Table("table3", "Table III: PMKL on every subset (Dice, %)", header)
+    tests = Tests(table, *_TEST_COLUMNS)
+    for region in _REGIONS:
+        means: dict[str, dict[str, float]] = {}
+        runs: list[list[Run]] = []
+        for anchor, key in (("none", "PMKL"), ("mixture", "PMKL_Pstar")):
+            numbers = quoted["table3"][region][key]
+            last = [f"{sum(numbers[:14]) / 14:.2f}", number(quoted["table3"][region][f"{key}_printed_avg"]), "", ""]
+            table.rows.append([region, ANCHOR_NAMES[anchor], "paper", *map(number, numbers), *last])
+            runs = [
+                by_seed(
+                    grid.teacher(anchor, 0) if name == ALL else grid.student("pmkl", anchor, name, 0)[-1], choice.seeds
+                )
+                for name in order
+            ]
+            found = [cell(results.measure(seeds, region)) for seeds in runs]
+            means[anchor] = results.mean_over([(seeds, None) for seeds in runs[:14]], region)
+            whole = interval_text(_over_cells([means[anchor]])) if means[anchor] else NOT_RUN
+            table.rows.append([region, ANCHOR_NAMES[anchor], "ours", *found, whole, "", "", ""])
+        tests.add(compare_values(means["mixture"], means["none"]))
+        rows = [cell(results.measure(seeds, region, model="threshold")) for seeds in runs]
+        table.rows.append([region, "", "best single threshold", *rows, "", "", "", ""])
+    tests.finish()
+    table.notes += [
+        *common_notes(choice),
+        "mean of 14: over the subsets in each case, then over cases. The last subset of the paper is its teacher; its "
+        "printed averages are over all fifteen.",
+    ]
+    return table
+
+
+def _table4(results: Results, choice: Choice) -> Table:
+    header = ["network", "sees", "anchor", *measured_header(), *_TEST_COLUMNS, *printed_header()]
+    table = Table("table4", "Table IV: teachers by anchor, all four sequences (Dice, %)", header)
+    tests = Tests(table, *_TEST_COLUMNS)
+    without = by_seed(grid.teacher("none", 0), choice.seeds)
+    every = [by_seed(grid.teacher(anchor, 0), choice.seeds) for anchor in choice.pick("anchors", ANCHORS)]
+    for anchor, runs in zip(choice.pick("anchors", ANCHORS), every, strict=True):
+        numbers = paper()["table4"][ANCHOR_NAMES[anchor] if anchor != "none" else "none"]
+        _add(table, ["teacher", ALL, ANCHOR_NAMES[anchor]], cells(results, runs), printed(numbers))
+        if anchor != "none":
+            tests.add(results.compare(runs, without, AVERAGE))
+    found = threshold_row(results, every)
+    if found is not None:
+        _add(table, ["best single threshold", ALL, ""], found, printed(None))
+    tests.finish()
+    table.notes += common_notes(choice)
+    return table
+
+
+def _anysubset(results: Results, choice: Choice) -> Table:
+    methods = choice.pick("methods", ANY_SUBSET)
+    runs = {method: by_seed(Run(f"{method}-s0", method, "all", 0), choice.seeds) for method in methods}
+    columns = (f"minus {methods[0]}", "p (Holm)")
+    table = Table(
+        "anysubset",
+        "One network for every subset (Dice, %)",
+        ["sees", "network", *measured_header(), *columns],
+    )
+    tests = Tests(table, *columns)
+    subsets = [format_subset(subset) for subset in sorted(SUBSETS, key=len)]
+    for subset in subsets:
+        for method in methods:
+            table.rows.append([subset, method, *cells(results, runs[method], subset=subset), "", ""])
+        found = cells(results, runs[methods[0]], subset=subset, model="threshold")
+        table.rows.append([subset, "best single threshold", *found, "", ""])
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for method in methods:
+        pairs = [(runs[method], subset) for subset in subsets]
+        means[method] = {column: results.mean_over(pairs, column) for column in measured_header()[:-1]}
+        texts = [interval_text(_over_cells([v])) if v else NOT_RUN for v in means[method].values()]
+        table.rows.append(["mean of 15", method, *texts, "", "", ""])
+        if method != methods[0]:
+            tests.add(compare_values(means[method][AVERAGE], means[methods[0]][AVERAGE]))
+    tests.finish()
+    table.notes += [
+        *common_notes(choice),
+        "mean of 15: over the subsets in each case, then over cases. All networks keep all sequences in the same share "
+        "of rows while training; the others draw a subset alike.",
+    ]
+    return table
+
+
+_BUILDERS: dict[str, Callable[[Results, Choice], Table]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "table4": _table4,
+    "anysubset": _anysubset,
+}
+
+
+def _students(method: str, anchor: str, sequence: str, choice: Choice) -> list[Run]:
+    return by_seed(grid.student(method, anchor, sequence, 0)[-1], choice.seeds)
+
+
+def _add(table: Table, names: Sequence[str], measured: Sequence[str], quoted: Sequence[str]) -> None:
+    """A row with empty cells for difference and p."""
+    table.rows.append([*names, *measured, "", "", *quoted])
+
+
+def _add_threshold(table: Table, results: Results, sequence: str, candidates: Sequence[Sequence[Run]]) -> None:
+    found = threshold_row(results, candidates)
+    if found is not None:
+        _add(table, [sequence, "best single threshold", ""], found, printed(None))
+
+
+def _subset_name(alias: str) -> str:
+    if alias == "all":
+        return ALL
+    found = [sequence_from_alias("flair" if part == "fl" else part) for part in alias.split("+")]
+    return format_subset(make_subset(sequence for sequence in found if sequence is not None))
