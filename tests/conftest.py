@@ -1,7 +1,8 @@
-"""Options, the folder of real cases, and types checked at run time."""
+"""Options, the folder of real cases, DICOM series made from arrays, and types checked at run time."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
@@ -22,3 +23,101 @@ def brats(request) -> Path:
     if folder is None:
         pytest.skip("needs --brats FOLDER")
     return folder
+
+
+EXAMINATION = {
+    "PatientID": "P1",
+    "PatientName": "Phantom^One",
+    "PatientBirthDate": "19700101",
+    "PatientSex": "O",
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1",
+    "StudyID": "1",
+    "StudyDate": "20200102",
+    "StudyTime": "101112",
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+    "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.2",
+}
+IMAGE = {
+    "Modality": "MR",
+    "Manufacturer": "SIEMENS",
+    "ImageType": ["ORIGINAL", "PRIMARY", "M"],
+    "MRAcquisitionType": "2D",
+    "SequenceVariant": "SK",
+    "SamplesPerPixel": 1,
+    "PixelRepresentation": 0,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "BitsAllocated": 16,
+    "BitsStored": 16,
+    "HighBit": 15,
+}
+HEADERS = {
+    "T1": {"SeriesDescription": "AX T1 SE", "ScanningSequence": "SE", "EchoTime": 9, "RepetitionTime": 500},
+    "T1ce": {
+        "SeriesDescription": "AX T1 SE",
+        "ScanningSequence": "SE",
+        "EchoTime": 9,
+        "RepetitionTime": 500,
+        "ContrastBolusAgent": "Gadobutrol",
+    },
+    "T2": {"SeriesDescription": "AX T2 TSE", "ScanningSequence": "SE", "EchoTime": 95, "RepetitionTime": 4500},
+    "FLAIR": {
+        "SeriesDescription": "AX FLAIR",
+        "ScanningSequence": ["SE", "IR"],
+        "EchoTime": 120,
+        "RepetitionTime": 9000,
+        "InversionTime": 2500,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def write_dicom():
+    """Write voxels (column, row, slice) as one MR series with shuffled file names; gives its files in slice order.
+
+    The affine leads from these indices to mm in DICOM's own axes (LPS+); further words are header entries, None
+    leaves one out. ``kind`` takes the usual headers of a sequence.
+    """
+    import pydicom
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    def write(folder: Path, array: np.ndarray, affine_lps: np.ndarray, *, kind: str = "T1", **entries) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
+        row, column = (affine_lps[:3, axis] / spacing[axis] for axis in (0, 1))
+        common = {
+            **EXAMINATION,
+            **IMAGE,
+            "SeriesInstanceUID": generate_uid(),
+            "SeriesNumber": 1,
+            "SOPClassUID": MRImageStorage,
+            "SliceThickness": float(spacing[2]),
+            "PixelSpacing": [float(spacing[1]), float(spacing[0])],
+            "ImageOrientationPatient": [float(f"{value:.10f}") for value in (*row, *column)],
+            "Rows": array.shape[1],
+            "Columns": array.shape[0],
+            **HEADERS[kind],
+            **entries,
+        }
+        names = np.random.default_rng(array.shape[2]).permutation(array.shape[2])
+        files = []
+        for index in range(array.shape[2]):
+            image = Dataset()
+            for key, value in common.items():
+                if value is not None:
+                    setattr(image, key, value)
+            image.SOPInstanceUID = generate_uid()
+            image.InstanceNumber = int(names[index]) + 1
+            image.ImagePositionPatient = [
+                float(f"{value:.6f}") for value in affine_lps[:3, 3] + index * affine_lps[:3, 2]
+            ]
+            image.PixelData = np.ascontiguousarray(array[:, :, index].T).astype("<u2").tobytes()
+            image.file_meta = FileMetaDataset()
+            image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            path = folder / f"IM{names[index]:04d}"
+            pydicom.dcmwrite(path, image, enforce_file_format=True)
+            files.append(path)
+        return files
+
+    return write

@@ -1,0 +1,321 @@
+"""A folder or .zip of DICOM files becomes series: grouped by what their headers say, never by file names.
+
+One examination of one patient, and MR. What cannot be used whole is refused here; which series is which sequence is
+decided in :mod:`mindgap.data.dicom_sequence`, where its slices lie in :mod:`mindgap.data.dicom_stack`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mindgap.data.nifti import is_nifti, is_own_mask
+from mindgap.errors import InputError, SettingError
+
+_MAGIC, _MAGIC_AT = b"DICM", 128
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+_DIRECTORY_CLASS = "1.2.840.10008.1.3.10"  # DICOMDIR, the table of contents of a disc
+_ABOUT_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG", "DOC", "RWV", "ANN", "FID"}
+"""Modalities of objects that accompany images without being any: they are passed over."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image of a series, as far as its header tells.
+
+    Attributes:
+        path: The file.
+        position_mm: Centre of the first voxel (LPS), or None where the header does not say.
+        orientation: Direction of a row, then of a column (LPS), or None.
+        spacing_mm: Distance of rows, then of columns, or None.
+        size: Rows and columns.
+        frames: Images in this file; more than one in enhanced (multi-frame) objects.
+    """
+
+    path: Path
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    size: tuple[int, int]
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """One series, as its first header describes it; times are those of the header, in ms.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        number: SeriesNumber; None where the header has none.
+        description: SeriesDescription.
+        protocol: ProtocolName.
+        sequence_name: SequenceName (or PulseSequenceName).
+        scanning: ScanningSequence, such as SE, IR, GR, EP.
+        image_type: ImageType, such as ORIGINAL, PRIMARY, M.
+        contrast: ContrastBolusAgent, "" where none is named.
+        echo_ms: EchoTime.
+        repetition_ms: RepetitionTime.
+        inversion_ms: InversionTime.
+        diffusion: Whether a diffusion weighting (b above 0) is given.
+        slices: Its images, in no order.
+    """
+
+    uid: str
+    number: int | None
+    description: str
+    protocol: str
+    sequence_name: str
+    scanning: tuple[str, ...]
+    image_type: tuple[str, ...]
+    contrast: str
+    echo_ms: float | None
+    repetition_ms: float | None
+    inversion_ms: float | None
+    diffusion: bool
+    slices: tuple[Slice, ...]
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: its number and description."""
+        number = f"series {self.number}" if self.number is not None else f"series ...{self.uid[-12:]}"
+        return f"{number} ({self.description})" if self.description else number
+
+
+def need(package: str) -> Any:
+    """Import a package that only DICOM needs.
+
+    Raises:
+        SettingError: It is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise SettingError(f"DICOM needs the package {package}: pip install 'mindgap[dicom]'") from error
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a path is a .zip, or a folder without NIfTI images that has a DICOM file at any depth."""
+    if path.is_file():
+        return path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
+    # A mask that was written among the DICOM files before does not make it a folder of NIfTI.
+    if not path.is_dir() or any(is_nifti(entry) and not is_own_mask(entry) for entry in path.iterdir()):
+        return False
+    return any(_is_dicom(entry) for entry in _files(path))
+
+
+@contextmanager
+def dicom_folder(path: Path) -> Iterator[Path]:
+    """The folder itself, or that of an unpacked .zip, which is removed at the end.
+
+    Raises:
+        InputError: The archive is damaged, encrypted, too large for the disk, or would write outside its folder.
+    """
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mindgap-dicom-") as name:
+        folder = Path(name) / (path.stem or "case")  # messages and the case are named after the archive
+        folder.mkdir()
+        try:
+            _unpack(path, folder)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+            raise InputError(
+                case=path.name,
+                expected="a whole .zip without a password",
+                found=f"one that cannot be unpacked ({str(error) or type(error).__name__})",
+                mend="export or copy it again, or unpack it and name the folder",
+            ) from error
+        yield folder
+
+
+def read_series(folder: Path) -> tuple[DicomSeries, ...]:
+    """Every MR series below a folder, sorted by number; only headers are read.
+
+    Args:
+        folder: Any nesting, any file names; files that are no DICOM are passed over.
+
+    Raises:
+        InputError: No DICOM, a file that cannot be read, images other than MR, or more than one patient or
+            examination.
+        SettingError: pydicom is not installed.
+    """
+    headers = [(path, _read_header(path, folder)) for path in _files(folder) if _is_dicom(path)]
+    images = [(path, header) for path, header in headers if _is_image(header)]
+    if not images:
+        raise InputError(
+            case=folder.name,
+            expected="MR images in DICOM",
+            found=f"{len(headers)} DICOM files without images" if headers else "no DICOM file",
+            mend="name the folder (or .zip) with the series of one examination",
+        )
+    _check_modality(folder, images)
+    _check_patient(folder, [header for _, header in images])
+    groups: dict[str, list[tuple[Path, Any]]] = {}
+    for path, header in images:
+        uid = str(header.get("SeriesInstanceUID", ""))
+        if not uid:
+            raise _unreadable(path, folder, "it names no SeriesInstanceUID")
+        groups.setdefault(uid, []).append((path, header))
+    series = [_series(uid, members, folder) for uid, members in groups.items()]
+    return tuple(sorted(series, key=lambda one: (one.number is None, one.number or 0, one.uid)))
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        for member in members:
+            name = PurePosixPath(member.filename.replace("\\", "/"))
+            link = stat.S_ISLNK(member.external_attr >> 16)
+            if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or link:
+                raise InputError(
+                    case=path.name,
+                    expected="files inside the archive's own folder",
+                    found="a link" if link else f"the name {member.filename}",
+                    mend="do not trust this archive; export it again",
+                )
+        needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
+        if needed > free:
+            raise InputError(
+                case=path.name,
+                expected=f"at most {free / 2**30:.1f} GiB, the room in {folder.parent.parent}",
+                found=f"{needed / 2**30:.1f} GiB unpacked",
+                mend="make room, or set TMPDIR to a larger disk",
+            )
+        for member in members:
+            archive.extract(member, folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _is_dicom(path: Path) -> bool:
+    """By the mark in its first bytes, or by a name that promises DICOM (which is then read or refused)."""
+    with path.open("rb") as handle:
+        start = handle.read(_MAGIC_AT + len(_MAGIC))
+    return start[_MAGIC_AT:] == _MAGIC or path.suffix.lower() in _SUFFIXES
+
+
+def _read_header(path: Path, folder: Path) -> Any:
+    pydicom = need("pydicom")
+    with _reading(path, folder):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        known = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+    if not known:
+        raise _unreadable(path, folder, "it does not say what it is (no SOPClassUID)")
+    return header
+
+
+@contextmanager
+def _reading(path: Path, folder: Path) -> Iterator[None]:
+    """Damaged bytes and impossible values, for which pydicom has a dozen errors and warnings, become one error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise _unreadable(path, folder, f"{type(error).__name__}: {error}") from error
+
+
+def _is_image(header: Any) -> bool:
+    kind = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+    return kind != _DIRECTORY_CLASS and str(header.get("Modality", "")) not in _ABOUT_IMAGES
+
+
+def _check_modality(folder: Path, images: list[tuple[Path, Any]]) -> None:
+    others = sorted({str(header.get("Modality", "")) or "none" for _, header in images} - {"MR"})
+    if others:
+        path = next(path for path, header in images if header.get("Modality", "") != "MR")
+        raise InputError(
+            case=folder.name,
+            expected="MR images only",
+            found=f"modality {', '.join(others)} ({path.relative_to(folder)})",
+            mend="name a folder with the MR series alone",
+        )
+
+
+def _check_patient(folder: Path, headers: list[Any]) -> None:
+    """By count alone: no name, no number of a patient goes to a screen or a log."""
+    for key, what in (("PatientID", "patient"), ("StudyInstanceUID", "examination")):
+        count = len({str(header.get(key, "") or "") for header in headers})
+        if count > 1:
+            raise InputError(
+                case=folder.name,
+                expected=f"one {what}",
+                found=f"{count} (by {key})",
+                mend=f"name the folder of one {what}: images of several must not be mixed",
+            )
+
+
+def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSeries:
+    slices, diffusion = [], False
+    for path, header in members:
+        with _reading(path, folder):
+            slices.append(_slice(path, header))
+            diffusion = diffusion or (_number(header, "DiffusionBValue") or 0.0) > 0
+    path, header = members[0]
+    with _reading(path, folder):
+        number = _number(header, "SeriesNumber")
+        return DicomSeries(
+            uid=uid,
+            number=None if number is None else int(number),
+            description=_text(header, "SeriesDescription"),
+            protocol=_text(header, "ProtocolName"),
+            sequence_name=_text(header, "SequenceName") or _text(header, "PulseSequenceName"),
+            scanning=_words(header, "ScanningSequence"),
+            image_type=_words(header, "ImageType"),
+            contrast=_text(header, "ContrastBolusAgent"),
+            echo_ms=_number(header, "EchoTime"),
+            repetition_ms=_number(header, "RepetitionTime"),
+            inversion_ms=_number(header, "InversionTime"),
+            diffusion=diffusion,
+            slices=tuple(slices),
+        )
+
+
+def _slice(path: Path, header: Any) -> Slice:
+    return Slice(
+        path=path,
+        position_mm=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_numbers(header, "ImageOrientationPatient", 6),
+        spacing_mm=_numbers(header, "PixelSpacing", 2),
+        size=(int(header.get("Rows", 0) or 0), int(header.get("Columns", 0) or 0)),
+        frames=int(header.get("NumberOfFrames", 1) or 1),
+    )
+
+
+def _text(header: Any, key: str) -> str:
+    return " ".join(str(header.get(key, "") or "").split())
+
+
+def _words(header: Any, key: str) -> tuple[str, ...]:
+    value = header.get(key) or ()
+    return (value,) if isinstance(value, str) else tuple(str(word) for word in value)
+
+
+def _number(header: Any, key: str) -> float | None:
+    value = header.get(key)
+    return None if value is None or value == "" else float(value)
+
+
+def _numbers(header: Any, key: str, count: int) -> tuple[float, ...] | None:
+    value = header.get(key)
+    return None if value is None or len(value) != count else tuple(float(number) for number in value)
+
+
+def _unreadable(path: Path, folder: Path, why: str) -> InputError:
+    return InputError(
+        case=str(path.relative_to(folder)),
+        expected="a whole DICOM file",
+        found=f"one that cannot be read ({why})",
+        mend="export or copy the file again, or take it out of the folder if it is no DICOM",
+    )
