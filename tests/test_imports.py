@@ -46,6 +46,9 @@ WITHOUT_TORCH = (
     "mindgap.data.case",
     "mindgap.data.cohort",
     "mindgap.data.splits",
+    "mindgap.data.dicom_convert",
+    "mindgap.data.dicom_seg",
+    "mindgap.data.dicom_sequence",
 )
 
 _HIDE = """
@@ -128,6 +131,13 @@ def test_what_is_hidden_cannot_be_imported():
     done = _python(_HIDE.format(absent=("nibabel",)) + "import mindgap.data.nifti")
     assert done.returncode != 0
     assert "nibabel" in done.stderr
+
+
+def test_dicom_packages_are_imported_only_when_they_are_used():
+    names = [name for name in WITHOUT_TORCH if "dicom" in name]
+    program = "import importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
+    done = _python(_HIDE.format(absent=("pydicom", "highdicom", "dcm2niix")) + program, *names)
+    assert done.returncode == 0, done.stderr
 
 
 def test_reading_scoring_and_reporting_import_no_torch():

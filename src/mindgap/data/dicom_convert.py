@@ -1,0 +1,126 @@
+"""One DICOM series becomes one NIfTI file, by dcm2niix, and what came out is held against the headers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindgap.data.dicom import DicomSeries, need
+from mindgap.data.dicom_stack import Stack, stack_of
+from mindgap.data.nifti import Volume, read_volume
+from mindgap.errors import InputError
+
+VOXEL_TOLERANCE = 1e-3
+"""Largest deviation, in voxels, from a grid of whole numbers (dcm2niix agrees with the headers to 3e-5 mm)."""
+
+
+def convert_series(series: DicomSeries, out: Path) -> Stack:
+    """Convert one series.
+
+    Args:
+        series: Chosen by the user or by its headers.
+        out: The NIfTI file to make, ending in .nii.gz; its folder exists.
+
+    Returns:
+        The slices in geometric order and their grid, for the way back to DICOM.
+
+    Raises:
+        InputError: Slices are missing or twice, pixels are missing, or dcm2niix makes anything but one image of
+            these slices on this grid.
+        SettingError: A package is not installed.
+    """
+    stack = stack_of(series)
+    _check_pixels(stack)
+    source, made = out.parent / f"{out.name}.series", out.parent / f"{out.name}.made"
+    source.mkdir()
+    made.mkdir()
+    try:
+        for index, path in enumerate(stack.files):
+            shutil.copyfile(path, source / f"{index:05d}.dcm")
+        said = _run_dcm2niix(source, made)
+        images = sorted(made.glob("*.nii.gz"))
+        if len(images) != 1 or "_Eq_" in images[0].name:
+            names = ", ".join(path.name for path in images) or f"none; dcm2niix said: {said}"
+            raise _strange(series, "one image", f"{len(images)} ({names})")
+        images[0].replace(out)
+    finally:
+        shutil.rmtree(source)
+        shutil.rmtree(made)
+    _check_grid(stack, read_volume(out, case=series.name))
+    return stack
+
+
+def moves_to_dicom(affine_ras: NDArray[np.float64], stack: Stack, case: str) -> NDArray[np.int64]:
+    """The voxels' way home: index (i j k) of a NIfTI grid to (column, row, slice), a signed permutation (4 x 4).
+
+    Converters flip rows and may permute axes, so no order is taken for granted:
+    M = inv(diag(-1, -1, 1, 1) A_dicom) A_nifti.
+
+    Raises:
+        InputError: The grids are not the same voxels, to within 1e-3.
+    """
+    move = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ stack.affine_lps) @ affine_ras
+    whole = np.rint(move)
+    corner = whole[:3, :3]
+    permutes = (np.abs(corner).sum(0) == 1).all() and (np.abs(corner).sum(1) == 1).all()
+    if not permutes or np.abs(move - whole).max() > VOXEL_TOLERANCE:
+        away = float(np.abs(move - whole).max())
+        raise InputError(
+            case=case,
+            expected=f"the voxels of {stack.series.name} within {VOXEL_TOLERANCE:g} of a voxel",
+            found=f"another grid (off by {away:.3g})" if away > VOXEL_TOLERANCE else "another grid",
+            mend="segment the converted series on its own grid; where conversion itself failed, the positions in the "
+            "headers are rounded or uneven: export the original images of the scanner",
+        )
+    return whole.astype(np.int64)
+
+
+def _run_dcm2niix(source: Path, made: Path) -> str:
+    program = need("dcm2niix").bin
+    words = [program, "-b", "y", "-ba", "y", "-z", "y", "-f", "image", "-o", made, source]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[-1] if lines else f"nothing (exit code {done.returncode})"
+
+
+def _check_pixels(stack: Stack) -> None:
+    """Uncompressed pixels have to be all there: a file cut short still has a good header."""
+    pydicom = need("pydicom")
+    for path in stack.files:
+        try:
+            image = pydicom.dcmread(path, force=True)
+            data = image.get("PixelData")
+            syntax = image.file_meta.get("TransferSyntaxUID")
+            compressed = syntax is not None and syntax.is_compressed
+            due = int(image.Rows) * int(image.Columns) * int(image.get("BitsAllocated", 16)) // 8
+            whole = data is not None and (compressed or len(data) >= due)
+            found = "pixels that end too early"
+        except Exception as error:  # pydicom raises a dozen kinds on damaged bytes
+            whole, found = False, f"one that cannot be read ({type(error).__name__}: {error})"
+        if not whole:
+            raise InputError(
+                case=f"{stack.series.name}: {path.name}",
+                expected="a whole DICOM image",
+                found=found,
+                mend="export or copy the file again",
+            )
+
+
+def _check_grid(stack: Stack, volume: Volume) -> None:
+    move = np.abs(moves_to_dicom(volume.affine, stack, stack.series.name))
+    shape = tuple((move[:3, :3] @ np.array(volume.array.shape)).tolist())
+    if shape != stack.shape:
+        raise _strange(stack.series, f"columns, rows, slices {stack.shape}", f"{shape}")
+
+
+def _strange(series: DicomSeries, expected: str, found: str) -> InputError:
+    return InputError(
+        case=series.name,
+        expected=f"{expected} from dcm2niix",
+        found=found,
+        mend="convert the series yourself and name the NIfTI file, or name another series",
+    )
