@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from mindgap.cli.dicom_input import DicomCase, DicomFlags, open_dicom, refuse_flags, write_dicom_seg
 from mindgap.cli.terminal import parse, print_table, say
 
 
@@ -17,11 +19,12 @@ class Segment:
     """Segment one patient: skull-stripped, co-registered images in, a mask in the same grid out.
 
     Give a folder, whose files are recognised by name (t1, t1n, t1ce, t1c, t1gd, t2, t2w, flair, t2f, ...), or name the
-    files. Files of sequences the model does not use are not opened. The mask has the shape, affine and orientation of
+    files. A folder of DICOM series, or a .zip of one, is taken apart by its headers, shown, and converted. Files of
+    sequences the model does not use are not opened. The mask has the shape, affine and orientation of
     the input; a sidecar .json says what its numbers mean.
 
     Attributes:
-        case: Folder of the patient.
+        case: Folder of the patient; NIfTI files, or DICOM series (a .zip too).
         model: Run folder or model folder.
         out: The mask, .nii.gz or .nii.
         t1: T1 image.
@@ -34,6 +37,7 @@ class Segment:
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
         force: Accept images whose affines disagree.
+        dicom: What only DICOM input takes.
     """
 
     case: Annotated[Path | None, tyro.conf.Positional] = None
@@ -48,6 +52,7 @@ class Segment:
     device: str = "auto"
     precision: str = "auto"
     force: bool = False
+    dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
 
 
 def run(words: Sequence[str]) -> int:
@@ -61,6 +66,7 @@ def run(words: Sequence[str]) -> int:
     keep_freed_memory()
     from mindgap.api import segment
     from mindgap.data.cohort import case_from_files, case_from_folder
+    from mindgap.data.dicom import holds_dicom
     from mindgap.sequences import Sequence as MriSequence
 
     named = {
@@ -77,18 +83,26 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
     if settings.case is None and not named:
         raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
-    files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
-    found = segment(
-        files,
-        settings.model,
-        settings.out,
-        convention=settings.labels,
-        device=settings.device,
-        precision=settings.precision,
-        coverage=settings.coverage,
-        force=settings.force,
-        say=say,
-    )
+    if settings.case is not None and holds_dicom(settings.case):
+        opened: AbstractContextManager[DicomCase] = open_dicom(settings.case, settings.dicom, settings.model)
+    else:
+        refuse_flags(settings.dicom)
+        files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
+        opened = nullcontext(DicomCase(files, {}))
+    with opened as case:
+        found = segment(
+            case.files,
+            settings.model,
+            settings.out,
+            convention=settings.labels,
+            device=settings.device,
+            precision=settings.precision,
+            coverage=settings.coverage,
+            force=settings.force,
+            say=say,
+        )
+        if settings.dicom.dicom_seg is not None:
+            write_dicom_seg(settings.dicom.dicom_seg, found, case)
     print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
     say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
     return 0

@@ -81,16 +81,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print an aligned table; the first column is text, the others are numbers."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> None:
+    """Print an aligned table; the first column is text, the others are numbers, or words that may be wrapped."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if words or index == 0 else "right", no_wrap=not words)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console = Console()
     if console.width < 100 and not console.is_terminal:
         console = Console(width=160)
