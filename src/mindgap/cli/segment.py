@@ -20,8 +20,8 @@ class Segment:
 
     Give a folder, whose files are recognised by name (t1, t1n, t1ce, t1c, t1gd, t2, t2w, flair, t2f, ...), or name the
     files. A folder of DICOM series, or a .zip of one, is taken apart by its headers, shown, and converted. Files of
-    sequences the model does not use are not opened. The mask has the shape, affine and orientation of
-    the input; a sidecar .json says what its numbers mean.
+    sequences the model does not use are not opened. The mask has the shape, affine and orientation of the input; a
+    sidecar .json says what its numbers mean.
 
     Attributes:
         case: Folder of the patient; NIfTI files, or DICOM series (a .zip too).
@@ -101,8 +101,8 @@ def run(words: Sequence[str]) -> int:
             force=settings.force,
             say=say,
         )
-        if settings.dicom.dicom_seg is not None:
+        print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
+        say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
+        if settings.dicom.dicom_seg is not None:  # last: where it cannot be written, the mask is there all the same
             write_dicom_seg(settings.dicom.dicom_seg, found, case)
-    print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
-    say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
     return 0
