@@ -1,4 +1,4 @@
-"""The files of a run folder by name, and how its logs are read."""
+"""The files of a run folder and of a segmented cohort by name, and how logs are read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions"
 CHECKPOINTS = "checkpoint"
 REPORT = "report.html"
+COHORT = "cohort.json"
+STATUS = "status.jsonl"
+SUMMARY = "summary.csv"
+OVERLAYS = "overlays.png"
+
+
+def holds_masks(folder: Path) -> bool:
+    """Whether a folder holds the masks of a cohort, as `mindgap segment` leaves them."""
+    return (folder / COHORT).is_file() and any(folder.glob(f"{Path(STATUS).stem}*.jsonl"))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -111,6 +111,14 @@ def test_few_negative_voxels_are_legal(files):
     assert files.load().images[Sequence.T2].array.min() < 0
 
 
+def test_a_segmentation_given_as_an_image_is_refused(files):
+    files.images[Sequence.T2].path.write_bytes(files.label.path.read_bytes())
+    with pytest.raises(InputError, match=r"T2.*grey values.*whole numbers from 0 to 4.*named \*seg\*"):
+        files.load()
+    _rewrite(files.images[Sequence.T2].path, lambda array: array * 0.9)
+    assert files.load().sequences == SEQUENCES
+
+
 def test_negligible_brain_is_refused(make_image):
     array = np.zeros((20, 20, 20), dtype=np.float32)
     array[0, 0, :7] = np.arange(1, 8)

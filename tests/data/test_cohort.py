@@ -299,6 +299,46 @@ def test_case_from_files(tmp_path, write_case, write_nifti, make_image):
         case_from_files({})
 
 
+def test_labels_that_are_not_wanted_are_no_hindrance(tmp_path, write_case, write_nifti, make_label):
+    write_case(tmp_path / "Brats18_A", label=None)
+    write_case(tmp_path / "BraTS-GLI-1", NAMES_2023, label=None)
+    write_case(tmp_path / "several")
+    write_nifti(tmp_path / "several" / "other_seg.nii.gz", make_label())
+    with pytest.raises(InputError, match="one layout"):
+        discover(tmp_path)
+    cohort = discover(tmp_path, label=False)
+    assert _ids(cohort) == ["BraTS-GLI-1", "Brats18_A", "several"]
+    assert all(case.label is None for case in cohort.cases)
+    assert cohort.rejected == {}
+
+
+def test_masks_of_an_earlier_segmentation_are_no_cases(tmp_path, write_case):
+    write_case(tmp_path / "X", label=None)
+    write_case(tmp_path / "masks" / "X", ())
+    assert list(discover(tmp_path).rejected) == ["X"]
+    (tmp_path / "masks" / "cohort.json").write_text("{}")
+    (tmp_path / "masks" / "status-1-of-2.jsonl").write_text("")
+    cohort = discover(tmp_path)
+    assert (_ids(cohort), cohort.rejected) == (["X"], {})
+
+
+def test_folders_of_labels_beside_folders_of_images_clash_only_where_labels_are_wanted(tmp_path, write_case):
+    write_case(tmp_path / "images" / "X", label=None)
+    write_case(tmp_path / "labels" / "X", ())
+    write_case(tmp_path / "labels" / "Y", ())
+    cohort = discover(tmp_path, label=False)
+    assert _ids(cohort) == ["X"]
+    assert list(cohort.rejected) == ["Y"], "a case without any image is said to be one"
+
+
+def test_a_lost_label_in_a_manifest_matters_only_where_labels_do(tmp_path, write_case):
+    write_case(tmp_path / "X", label=None)
+    path = _manifest(tmp_path, "case,t1,label\na,X/X_t1.nii.gz,X/none.nii.gz\n")
+    with pytest.raises(InputError, match=r"none.nii.gz"):
+        discover(path)
+    assert _ids(discover(path, label=False)) == ["a"]
+
+
 @pytest.mark.real
 def test_the_real_tree(brats):
     cohort = discover(brats)

@@ -22,6 +22,8 @@ AFFINE_TOLERANCE_MM = 1e-3
 """Largest difference of two affines' entries (nnU-Net's 1e-8 refuses files that differ by rounding)."""
 LEAST_BRAIN_FRACTION = 1e-3
 MOST_NEGATIVE_FRACTION = 1e-2
+LARGEST_LABEL = 5
+"""Whole numbers up to this and nothing else are labels, not an image."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Case:
 
     Raises:
         InputError: No image; shapes or affines disagree; an image has NaN or infinite voxels, is constant,
-            mostly empty, or has many negative voxels; the target does not fit.
+            mostly empty, a label map, or has many negative voxels; the target does not fit.
     """
 
     case_id: str
@@ -218,6 +220,9 @@ def _check_voxels(case: str, array: NDArray[np.float32]) -> None:
     elif (fraction := np.count_nonzero(array > 0) / array.size) < LEAST_BRAIN_FRACTION:
         expected = f"a brain (voxels above 0) of at least {LEAST_BRAIN_FRACTION:.1%} of the volume"
         found, mend = f"{fraction:.3%}", strip
+    elif low >= 0 and high <= LARGEST_LABEL and np.array_equal(array, np.rint(array)):
+        expected, found = "grey values", f"nothing but whole numbers from 0 to {high:g}, as in a label map or a mask"
+        mend = "give the image itself; a segmentation is named *seg*"
     else:
         return
     raise InputError(case=case, expected=expected, found=found, mend=mend)

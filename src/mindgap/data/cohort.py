@@ -17,6 +17,7 @@ from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
 from mindgap.errors import InputError
 from mindgap.files import read_json
 from mindgap.regions import LabelConvention, find_convention
+from mindgap.runfiles import holds_masks
 from mindgap.sequences import Sequence, sequence_from_alias, split_filename
 
 MAX_DEPTH = 3
@@ -48,13 +49,15 @@ class Cohort:
     convention: LabelConvention | None
 
 
-def discover(root: Path, *, labels: str | None = None) -> Cohort:
+def discover(root: Path, *, labels: str | None = None, label: bool = True) -> Cohort:
     """Find the cases of a data set.
 
     Args:
         root: A BraTS tree (HGG/LGG or flat), an MSD or nnU-Net folder (the one that holds imagesTr), one case
             folder, or a .csv manifest.
         labels: Name of the label convention; overrides what the layout says.
+        label: Whether reference labels are wanted. Where they are not, several in one folder, none, or names of
+            several data sets side by side are no fault.
 
     Raises:
         InputError: Nothing is found, layouts are mixed, or the manifest is wrong.
@@ -67,7 +70,7 @@ def discover(root: Path, *, labels: str | None = None) -> Cohort:
     """
     convention = None if labels is None else find_convention(labels)
     if root.suffix.lower() == ".csv":
-        found_cases, rejected = read_manifest(root)
+        found_cases, rejected = read_manifest(root, label=label)
         cohort = Cohort(root, "manifest", _sorted(found_cases), rejected, None)
     elif not root.is_dir():
         found = "one NIfTI file" if is_nifti(root) and root.is_file() else "no such folder"
@@ -78,7 +81,7 @@ def discover(root: Path, *, labels: str | None = None) -> Cohort:
             mend="correct the path, or name the folder the file lies in",
         )
     else:
-        cohort = _from_folders(root)
+        cohort = _from_folders(root, label=label)
         if (root / "imagesTr").is_dir():
             if cohort.cases:
                 raise _mixed(root, f"imagesTr (MSD or nnU-Net) and case folders ({cohort.layout})")
@@ -177,25 +180,31 @@ def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = No
     return CaseFiles(case_id or "case", {sequence: Source(path) for sequence, path in files.items()})
 
 
-def _from_folders(root: Path) -> Cohort:
+def _from_folders(root: Path, *, label: bool) -> Cohort:
     """Every folder that holds images is a case; layout and convention follow from all names together."""
     folders = [folder for folder in _walk(root) if _nifti_files(folder)]
     cases: dict[str, CaseFiles] = {}
     rejected: dict[str, str] = {}
+    only_labels: dict[str, str] = {}
     for folder in folders:
         try:
-            case = case_from_folder(folder)
+            case = case_from_folder(folder, label=label)
         except InputError as error:
-            rejected[folder.resolve().name] = f"{error.found} where {error.expected} is due; {error.mend}"
+            name = folder.resolve().name
+            # Folders of labels beside folders of images: where labels are not wanted, the two do not clash.
+            blind = not label and all(_is_label(path, name) for path in _nifti_files(folder))
+            reasons = only_labels if blind else rejected
+            reasons[name] = f"{error.found} where {error.expected} is due; {error.mend}"
             continue
         if case.case_id in cases or case.case_id in rejected:
             cases.pop(case.case_id, None)
             rejected[case.case_id] = f"two folders carry this name, one of them {folder}; rename one"
             continue
         cases[case.case_id] = case
+    rejected = {name: only_labels[name] for name in only_labels if name not in cases} | rejected
     if len(cases) > 1 and root.resolve().name in cases and _nifti_files(root):
         raise _mixed(root, "images of one case and folders with other cases")
-    layout, convention = _layout_of(root, list(cases.values()))
+    layout, convention = _layout_of(root, list(cases.values())) if label else ("folders", None)
     return Cohort(root, layout, _sorted(cases), dict(sorted(rejected.items())), convention)
 
 
@@ -288,10 +297,11 @@ def _is_label(path: Path, case_id: str) -> bool:
 
 
 def _walk(root: Path, depth: int = 0) -> abc.Iterator[Path]:
+    """A folder and those below it, but not the masks that `mindgap segment` has left there."""
     yield root
     if depth < MAX_DEPTH:
         for folder in sorted(root.iterdir()):
-            if folder.is_dir() and not folder.name.startswith("."):
+            if folder.is_dir() and not folder.name.startswith(".") and not holds_masks(folder):
                 yield from _walk(folder, depth + 1)
 
 

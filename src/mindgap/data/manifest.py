@@ -16,11 +16,12 @@ from mindgap.errors import InputError
 from mindgap.sequences import Sequence, sequence_from_alias
 
 
-def read_manifest(path: Path) -> tuple[dict[str, CaseFiles], dict[str, str]]:
+def read_manifest(path: Path, *, label: bool = True) -> tuple[dict[str, CaseFiles], dict[str, str]]:
     """Read a manifest; no image is opened, but every file named has to be there.
 
     Args:
         path: The table; paths in it are relative to its folder.
+        label: Whether labels are wanted; where they are not, the column is not looked at.
 
     Returns:
         The cases by name, and for each row that gives no case the reason.
@@ -41,7 +42,8 @@ def read_manifest(path: Path) -> tuple[dict[str, CaseFiles], dict[str, str]]:
                 found=f"{case_id!r}",
                 mend="give every line a name of its own",
             )
-        sources = {name: _cell(path.parent, text) for name, text in row.items() if name != "case" and text.strip()}
+        unread = {"case"} if label else {"case", "label"}
+        sources = {name: _cell(path.parent, text) for name, text in row.items() if name not in unread and text.strip()}
         lost = [str(source.path) for source in sources.values() if not source.path.is_file()]
         if lost:
             rejected[case_id] = f"line {line} names {', '.join(lost)}, which does not exist; correct the path"
