@@ -224,18 +224,22 @@ def _tint(plane: NDArray[Any], colours: Mapping[int, str], alpha: float) -> NDAr
     return painted
 
 
-def show_fill(axes: Axes, scene: Scene, view: View) -> None:
+def show_fill(axes: Axes, scene: Scene, view: View, *, alpha: float = FILL_ALPHA) -> None:
     """The prediction: each class in the colour of the smallest region that holds it."""
     colours = {1: REGION_COLOURS[Region.ET], 2: REGION_COLOURS[Region.TC], 3: REGION_COLOURS[Region.WT]}
     plane = scene.cut(scene.predicted, view)
-    axes.imshow(_tint(plane, colours, FILL_ALPHA), interpolation="nearest", **place(axes, scene, view))
+    axes.imshow(_tint(plane, colours, alpha), interpolation="nearest", **place(axes, scene, view))
 
 
 def show_contours(axes: Axes, scene: Scene, view: View) -> None:
     """The reference: the outline of each region."""
-    if scene.reference is None:
-        return
-    plane = scene.cut(scene.reference, view)
+    if scene.reference is not None:
+        show_outline(axes, scene, view, scene.reference)
+
+
+def show_outline(axes: Axes, scene: Scene, view: View, classes: NDArray[np.uint8], *, width_pt: float = 1.2) -> None:
+    """The outline of each region of a volume of classes on the grid of the scene, with a dark rim."""
+    plane = scene.cut(classes, view)
     width, height = place(axes, scene, view)["extent"][1:3]
     for region in REGIONS:
         mask = region_mask(plane, region)
@@ -245,7 +249,7 @@ def show_contours(axes: Axes, scene: Scene, view: View) -> None:
         fine = np.repeat(np.repeat(mask, 4, axis=0), 4, axis=1).astype(np.float64)
         rows, columns = fine.shape
         x, y = (np.arange(columns) + 0.5) * width / columns, (np.arange(rows) + 0.5) * height / rows
-        for colour, line in (("black", 2.1), (REGION_COLOURS[region], 1.2)):
+        for colour, line in (("black", 1.75 * width_pt), (REGION_COLOURS[region], width_pt)):
             axes.contour(x, y, fine, [0.5], colors=[colour], linewidths=line)
 
 
