@@ -74,6 +74,7 @@ class Predictor:
         processor = detect_processor(device)
         self.card: ModelCard = model.card
         self.sha256, self.folder = model.sha256, model.folder
+        self.processor = processor
         self.device = torch.device(processor.device)
         self.precision: Precision = choose_precision(precision, processor)
         self.coverage: Coverage = coverage

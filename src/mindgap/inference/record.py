@@ -1,0 +1,180 @@
+"""A mask with its manifest: from which files, by which network, how, in what time, and what to beware of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
+from mindgap.data.nifti import stem_of, write_label
+from mindgap.files import sha256_of, write_json
+from mindgap.inference.predictor import Predictor, Segmentation
+from mindgap.regions import LabelConvention
+from mindgap.sequences import SEQUENCES, format_subset
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A case read for a network.
+
+    Attributes:
+        files: Where it lies.
+        case: The sequences the network looks at, and no others.
+        sha256: File -> SHA-256, of all that were opened.
+        seconds: What reading and hashing took.
+    """
+
+    files: CaseFiles
+    case: Case
+    sha256: Mapping[Path, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A segmented case that was not written yet.
+
+    Attributes:
+        reading: The case as it was read.
+        segmentation: What was found.
+        seconds: What preparation, network and the way back took.
+    """
+
+    reading: Reading
+    segmentation: Segmentation
+    seconds: float
+
+
+def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> Reading:
+    """Open the files a network looks at, and only these.
+
+    Args:
+        predictor: The network.
+        files: The case on disk.
+        force: Accept affines that disagree.
+
+    Raises:
+        InputError: The case lacks what the network needs, or cannot be used.
+    """
+    began = time.perf_counter()
+    used = predictor.serve(files.case_id, files.sequences)
+    case = files.load(used, force=force)
+    sha256 = {path: sha256_of(path) for path in dict.fromkeys(files.images[s].path for s in used)}
+    return Reading(files, case, sha256, time.perf_counter() - began)
+
+
+def find_in(predictor: Predictor, reading: Reading) -> Found:
+    """Segment what was read."""
+    began = time.perf_counter()
+    segmentation = predictor.segment(reading.case)
+    return Found(reading, segmentation, time.perf_counter() - began)
+
+
+def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: LabelConvention) -> dict[str, Any]:
+    """Write a mask with its sidecar and, last, its manifest ``<name>.manifest.json``.
+
+    A manifest speaks of the mask whose SHA-256 it holds; after a kill between the two files it is that of the mask
+    before.
+
+    Args:
+        path: The mask.
+        found: What is written.
+        predictor: Whose it is.
+        convention: How classes are numbered on disk.
+
+    Returns:
+        What the manifest holds.
+    """
+    began = time.perf_counter()
+    write_label(path, found.segmentation.target, like=found.segmentation.like, convention=convention)
+    mask = {"file": path.name, "sha256": sha256_of(path), "labels": convention.name}
+    seconds = {"read": found.reading.seconds, "compute": found.seconds, "write": time.perf_counter() - began}
+    record = {
+        "format": FORMAT,
+        "case": found.reading.files.case_id,
+        "mask": mask,
+        **_describe_input(found, predictor),
+        **_describe_network(predictor),
+        "volumes_ml": {str(region): round(ml, 3) for region, ml in found.segmentation.volumes_ml.items()},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "warnings": warnings_about(found),
+        "versions": _versions(),
+    }
+    write_json(manifest_of(path), record)
+    return record
+
+
+def manifest_of(mask: Path) -> Path:
+    """Where the manifest of a mask lies."""
+    return mask.with_name(f"{stem_of(mask)}.manifest.json")
+
+
+def warnings_about(found: Found) -> list[str]:
+    """What a reader of the mask should know: affines that were let through, a tumour that was not found."""
+    case, lines = found.reading.case, []
+    for sequence, volume in case.images.items():
+        shift_mm = float(np.abs(volume.affine - case.reference.affine).max())
+        if shift_mm > AFFINE_TOLERANCE_MM:
+            lines.append(
+                f"the affine of {sequence} differs from that of {case.sequences[0]} by {shift_mm:.3g} mm; the grid of "
+                f"{case.sequences[0]} was taken for both (--force)"
+            )
+    if not found.segmentation.target.any():
+        lines.append("no tumour was found")
+    return lines
+
+
+def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
+    """Which sequences were used and from which files, which the network misses, and which were left unopened."""
+    images, used = found.reading.files.images, found.segmentation.subset
+    return {
+        "subset": format_subset(used),
+        "inputs": {
+            str(sequence): {
+                "file": str(images[sequence].path.resolve()),
+                "channel": images[sequence].channel,
+                "sha256": found.reading.sha256[images[sequence].path],
+            }
+            for sequence in used
+        },
+        "missing": [str(sequence) for sequence in SEQUENCES if sequence not in images],
+        "missing_for_network": [str(sequence) for sequence in predictor.card.sequences if sequence not in images],
+        "not_opened": [str(sequence) for sequence in images if sequence not in used],
+    }
+
+
+def _describe_network(predictor: Predictor) -> dict[str, Any]:
+    return {
+        "model": {
+            "folder": predictor.folder.resolve().name,
+            "sha256": predictor.sha256,
+            "architecture": predictor.card.architecture,
+            "method": predictor.card.method,
+            "takes": format_subset(predictor.card.sequences),
+            "any_subset": predictor.card.any_subset,
+        },
+        "precision": predictor.precision,
+        "coverage": predictor.coverage,
+        "processor": predictor.processor.kind,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "mindgap": importlib.metadata.version("mindgap"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "nibabel": nib.__version__,
+    }
