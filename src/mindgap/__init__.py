@@ -1,6 +1,7 @@
 """Brain-tumour segmentation when MRI sequences are missing.
 
-The functions of the command line, as functions: ``mindgap.prepare``, ``train``, ``segment``, ``evaluate``, ``report``.
+The functions of the command line, as functions: ``mindgap.prepare``, ``train``, ``segment``, ``segment_cohort``,
+``evaluate``, ``report``.
 They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
 """
 
@@ -16,6 +17,7 @@ _HOMES = {
     "train": "mindgap.session",
     "prepare": "mindgap.api",
     "segment": "mindgap.api",
+    "segment_cohort": "mindgap.api",
     "evaluate": "mindgap.api",
     "report": "mindgap.api",
     "cite": "mindgap.api",

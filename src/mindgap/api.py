@@ -1,4 +1,4 @@
-"""What mindgap does, as functions: prepare, train, segment, evaluate, report. The command line calls these.
+"""What mindgap does, as functions: prepare, train, segment (one case or many), evaluate, report, cite.
 
 Training stands in :mod:`mindgap.session`, which needs no NIfTI, so that it runs on a bare machine.
 """
@@ -6,14 +6,14 @@ Training stands in :mod:`mindgap.session`, which needs no NIfTI, so that it runs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mindgap.citations import BIBTEX, bibtex
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort, discover
-from mindgap.data.nifti import is_nifti, is_own_mask, write_label
+from mindgap.data.nifti import is_nifti, is_own_mask
 from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import CodeKind, Preparation
 from mindgap.data.splits import find_split
@@ -23,13 +23,17 @@ from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import read_json, write_json, write_text
+from mindgap.inference.cohort import Outcome, mask_of, segment_cases
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
+from mindgap.inference.record import find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
+from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
 from mindgap.regions import find_convention
 from mindgap.report.collect import collect
 from mindgap.report.page import build_page
-from mindgap.runfiles import EVALUATION, MANIFEST, PREDICTIONS, REPORT, SCORES, THRESHOLDS
-from mindgap.sequences import Subset
+from mindgap.report.sheet import SheetCase, write_sheets
+from mindgap.runfiles import EVALUATION, MANIFEST, OVERLAYS, PREDICTIONS, REPORT, SCORES, THRESHOLDS
+from mindgap.sequences import Subset, parse_subset
 from mindgap.session import Interrupted, Progress, TrainingResult, silent, train
 
 __all__ = [
@@ -41,6 +45,7 @@ __all__ = [
     "prepare",
     "report",
     "segment",
+    "segment_cohort",
     "silent",
     "train",
 ]
@@ -95,7 +100,7 @@ def segment(
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmentation:
-    """Segment one case and write the mask, in the case's own grid, with its sidecar.
+    """Segment one case and write the mask, in the case's own grid, with its sidecar and its manifest.
 
     Args:
         files: The case, any set of sequences that contains the model's.
@@ -120,9 +125,85 @@ def segment(
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
     if out.exists() and not is_own_mask(out):
         raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
-    segmentation = predictor.segment(files.load(used, force=force))
-    write_label(out, segmentation.target, like=segmentation.like, convention=labels)
-    return segmentation
+    found = find_in(predictor, read_for(predictor, files, force=force))
+    for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
+        say(f"beware: {line}")
+    return found.segmentation
+
+
+def segment_cohort(
+    data: Path,
+    model: Path,
+    out: Path,
+    *,
+    convention: str = "brats2017",
+    shard: str = "1/1",
+    resume: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    coverage: Coverage = "tiles",
+    force: bool = False,
+    progress: Progress = silent,
+    drawing: Progress = silent,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Segment many cases with one network; cases that fail are listed, and the rest goes on.
+
+    Writes ``out/CASE/CASE_seg.nii.gz`` with sidecar and manifest, a line per case to ``status.jsonl``, and, when the
+    last case has ended, ``summary.csv`` and the contact sheet ``overlays.png``.
+
+    Args:
+        data: A tree of cases or a CSV manifest; labels are neither needed nor opened.
+        model: Run folder or model folder.
+        out: Folder of the masks.
+        convention: How labels are numbered in the masks.
+        shard: "2/4" takes the second of four shares; all may run at once, into the same folder.
+        resume: Go on in a folder that holds results; only what is not done, or whose mask is damaged, is segmented.
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+        coverage: As in :func:`segment`.
+        force: Accept images whose affines disagree.
+        progress: Called when a case has ended.
+        drawing: Called when a case has been drawn.
+        say: Takes lines worth reading.
+
+    Returns:
+        What was done, skipped and failed in this share.
+
+    Raises:
+        SettingError: ``out`` holds other results.
+        MindgapError: No case is found, or a mask cannot be written.
+    """
+    share, labels = Shard.parse(shard), find_convention(convention)
+    if out.resolve() == data.resolve():
+        raise SettingError(f"{out} is the folder of the images: choose another one for the masks, such as {out}/masks.")
+    cohort = discover(data, label=False)
+    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
+    outcome = segment_cases(
+        predictor, cohort, out, convention=labels, shard=share, resume=resume, force=force, progress=progress
+    )
+    say(f"wrote {write_summary(out)}")
+    status = read_status(out)
+    waiting = {files.case_id for files in cohort.cases} - set(status)
+    if waiting:
+        say(f"{len(waiting)} cases of other shards have not ended; the last shard to end draws {OVERLAYS}")
+        return outcome
+    for page in write_sheets(_sheet_cases(cohort, status, out), out / OVERLAYS, labels, progress=drawing):
+        say(f"wrote {page}")
+    return outcome
+
+
+def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path) -> list[SheetCase]:
+    """The cases that have a mask, with the images the network saw."""
+    return [
+        SheetCase(
+            files.case_id,
+            mask_of(out, files.case_id),
+            {str(s): files.images[s] for s in parse_subset(status[files.case_id].subset) if s in files.images},
+        )
+        for files in cohort.cases
+        if status[files.case_id].status == "done"
+    ]
 
 
 def evaluate(

@@ -45,7 +45,11 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 def explain_unwritten(path: Path, error: OSError) -> str:
     """What to tell about a file that the system did not let us write, and how to mend it."""
-    mend = " Make room there and run it again (a training goes on with --resume)." if error.errno in _FULL else ""
+    mend = (
+        " Make room there and run it again (a training or a cohort goes on with --resume)."
+        if error.errno in _FULL
+        else ""
+    )
     return f"{path} could not be written: {error.strerror or error}. What stood there before was left alone.{mend}"
 
 

@@ -173,7 +173,7 @@ def test_a_full_disk_ends_with_a_line_and_costs_nothing_finished(lives, referenc
     run, lines = folder / "limit_files", []
     path = run / "checkpoint" / "step_00000006.pt"
     assert line.startswith(f"{path} could not be written: File too large.")
-    assert line.endswith("Make room there and run it again (a training goes on with --resume).")
+    assert line.endswith("Make room there and run it again (a training or a cohort goes on with --resume).")
     assert names(run / "checkpoint") == [f"step_0000000{n}.{end}" for n in (3, 5) for end in ("pt", "sha256")]
     train(settings, run, resume=True, say=lines.append)
     assert "resumed at step 5 of 8" in lines

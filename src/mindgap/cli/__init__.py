@@ -12,7 +12,7 @@ VERBS = {
     "phantom": "write a cohort of synthetic patients as BraTS files",
     "prepare": "turn a cohort of MRI files into a store to train from",
     "train": "train a teacher, a baseline or a student",
-    "segment": "segment one patient with the sequences at hand",
+    "segment": "segment a patient or a cohort with the sequences at hand",
     "evaluate": "score a trained network on a cohort",
     "report": "make one HTML page about trained and scored runs",
     "study": "train what a table of the paper needs, and make the table beside the paper's numbers",

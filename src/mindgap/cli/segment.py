@@ -1,4 +1,4 @@
-"""mindgap segment: a mask from the sequences at hand."""
+"""mindgap segment: a mask from the sequences at hand, of one patient or of many."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from mindgap.cli.terminal import parse, print_table, say
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment one patient: skull-stripped, co-registered images in, a mask in the same grid out.
+    """Segment a patient or a cohort: skull-stripped, co-registered images in, a mask in the same grid out.
 
     Give a folder, whose files are recognised by name (t1, t1n, t1ce, t1c, t1gd, t2, t2w, flair, t2f, ...), or name the
     files. A folder of DICOM series, or a .zip of one, is taken apart by its headers, shown, and converted. Files of
     sequences the model does not use are not opened. The mask has the shape, affine and orientation of the input; a
-    sidecar .json says what its numbers mean.
+    sidecar .json says what its numbers mean, a .manifest.json from which files and by which network it was made.
+
+    A folder without images of its own, or a CSV table (case,t1,t2,t1ce,flair), is a cohort: its masks go into
+    OUT/CASE/CASE_seg.nii.gz, with status.jsonl, summary.csv and overlays.png. Cases that fail are listed, the rest goes
+    on.
 
     Attributes:
-        case: Folder of the patient; NIfTI files, or DICOM series (a .zip too).
+        case: Folder of the patient (NIfTI files, or DICOM series; a .zip too), or of a cohort, or a CSV table of one.
         model: Run folder or model folder.
-        out: The mask, .nii.gz or .nii.
+        out: The mask, .nii.gz or .nii; of a cohort, the folder of the masks.
         t1: T1 image.
         t1ce: Contrast-enhanced T1 image.
         t2: T2 image.
@@ -37,6 +41,8 @@ class Segment:
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
         force: Accept images whose affines disagree.
+        resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
+        shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
         dicom: What only DICOM input takes.
     """
 
@@ -52,6 +58,8 @@ class Segment:
     device: str = "auto"
     precision: str = "auto"
     force: bool = False
+    resume: bool = False
+    shard: str | None = None
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
 
 
@@ -64,9 +72,15 @@ def run(words: Sequence[str]) -> int:
     if settings.model is None:
         raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
     keep_freed_memory()
+    from mindgap.cli.segment_cohort import is_for_cohort, run_cohort
+    from mindgap.data.dicom import holds_dicom
+
+    dicom = settings.case is not None and holds_dicom(settings.case)
+    if not dicom and is_for_cohort(settings):
+        refuse_flags(settings.dicom)
+        return run_cohort(settings)
     from mindgap.api import segment
     from mindgap.data.cohort import case_from_files, case_from_folder
-    from mindgap.data.dicom import holds_dicom
     from mindgap.sequences import Sequence as MriSequence
 
     named = {
@@ -83,7 +97,7 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
     if settings.case is None and not named:
         raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
-    if settings.case is not None and holds_dicom(settings.case):
+    if settings.case is not None and dicom:
         opened: AbstractContextManager[DicomCase] = open_dicom(settings.case, settings.dicom, settings.model)
     else:
         refuse_flags(settings.dicom)

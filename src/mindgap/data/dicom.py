@@ -103,13 +103,18 @@ def need(package: str) -> Any:
 
 
 def holds_dicom(path: Path) -> bool:
-    """Whether a path is a .zip, or a folder without NIfTI images that has a DICOM file at any depth."""
+    """Whether a path is a .zip, or a folder that has a DICOM file and no NIfTI image at any depth."""
     if path.is_file():
         return path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
     # A mask that was written among the DICOM files before does not make it a folder of NIfTI.
-    if not path.is_dir() or any(is_nifti(entry) and not is_own_mask(entry) for entry in path.iterdir()):
+    if not path.is_dir():
         return False
-    return any(_is_dicom(entry) for entry in _files(path))
+    found = False
+    for entry in _files(path):
+        if is_nifti(entry) and not is_own_mask(entry):
+            return False
+        found = found or _is_dicom(entry)
+    return found
 
 
 @contextmanager

@@ -1,0 +1,82 @@
+"""The part of mindgap segment that takes a cohort."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from mindgap.cli.segment import Segment
+from mindgap.cli.terminal import ProgressLine, say
+
+
+def is_for_cohort(settings: Segment) -> bool:
+    """Whether many cases are meant: a CSV table, or a folder of folders without images of its own.
+
+    Raises:
+        SettingError: Settings of a cohort are given for one patient.
+    """
+    from mindgap.errors import SettingError
+
+    many = settings.case is not None and _is_cohort(settings.case)
+    if not many and (settings.resume or settings.shard is not None):
+        raise SettingError("--resume and --shard are for cohorts: name a folder of case folders, or a CSV table.")
+    return many
+
+
+def run_cohort(settings: Segment) -> int:
+    """Segment a cohort and say what failed.
+
+    Returns:
+        0 when all went well, 1 when some cases failed.
+
+    Raises:
+        SettingError: Settings of one patient are given for a cohort.
+    """
+    from mindgap.api import segment_cohort
+    from mindgap.data.nifti import is_nifti
+    from mindgap.errors import SettingError
+
+    assert settings.case is not None
+    assert settings.model is not None
+    if any(path is not None for path in (settings.t1, settings.t2, settings.t1ce, settings.flair)):
+        raise SettingError(f"{settings.case} is a cohort: --t1 --t2 --t1ce --flair name the files of one patient.")
+    if is_nifti(settings.out):
+        raise SettingError(f"{settings.case} is a cohort, whose masks go into a folder: name it with -o OUTDIR.")
+    begun = cache(ProgressLine)  # its clock runs from the first picture, not from the first case
+    outcome = segment_cohort(
+        settings.case,
+        settings.model,
+        settings.out,
+        convention=settings.labels,
+        shard=settings.shard or "1/1",
+        resume=settings.resume,
+        device=settings.device,
+        precision=settings.precision,
+        coverage=settings.coverage,
+        force=settings.force,
+        progress=ProgressLine("segmenting"),
+        drawing=lambda done, total, case_id: begun("drawing")(done, total, case_id),
+        say=say,
+    )
+    before = f", {len(outcome.skipped)} done before" if outcome.skipped else ""
+    counts = f"{len(outcome.done)} segmented{before}, {len(outcome.failed)} failed"
+    say(f"{counts} (labels {settings.labels}; research use only)")
+    for reason in outcome.failed.values():
+        say(f"failed: {reason}")
+    return 1 if outcome.failed else 0
+
+
+def _is_cohort(place: Path) -> bool:
+    if place.suffix.lower() == ".csv":
+        return True
+    if not place.is_dir() or _holds_images(place):
+        return False
+    return any(folder.is_dir() and not folder.name.startswith(".") for folder in place.iterdir())
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a file directly in a folder is named as a sequence of a patient."""
+    from mindgap.data.nifti import is_nifti, stem_of
+    from mindgap.sequences import split_filename
+
+    return any(is_nifti(path) and split_filename(stem_of(path)) is not None for path in folder.iterdir())

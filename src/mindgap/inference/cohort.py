@@ -1,0 +1,222 @@
+"""Many cases through one network: read, compute and write side by side; a failed case is listed, the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindgap.data.case import CaseFiles
+from mindgap.data.cohort import Cohort
+from mindgap.data.nifti import is_own_mask, read_volume
+from mindgap.errors import InputError, MindgapError
+from mindgap.files import remove_leftovers, sha256_of
+from mindgap.inference.predictor import Predictor
+from mindgap.inference.record import Found, Reading, find_in, read_for, write_mask
+from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
+from mindgap.regions import LabelConvention
+
+Progress = Callable[[int, int, str], None]
+WHOLE = Shard()
+
+
+@dataclass
+class Outcome:
+    """How the cases of a share ended.
+
+    Attributes:
+        done: Segmented now.
+        skipped: Done before, with a mask that still is what was written.
+        failed: Name -> reason in one line.
+    """
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def segment_cases(
+    predictor: Predictor,
+    cohort: Cohort,
+    out: Path,
+    *,
+    convention: LabelConvention,
+    shard: Shard = WHOLE,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = lambda done, total, case: None,
+) -> Outcome:
+    """Segment a share of a cohort into ``out/CASE/CASE_seg.nii.gz`` and keep book of every case.
+
+    While one case is computed the next is read and the one before is written, each by one thread, so that at most
+    three cases are in memory. A line is added to the status file once the mask is on the disk: after a kill at any
+    moment every case that is called done has its mask.
+
+    Args:
+        predictor: The network.
+        cohort: Who to segment; what it rejected is listed as failed.
+        out: Folder of the masks.
+        convention: How labels are numbered in the masks.
+        shard: The share of the sorted cases that is taken.
+        resume: Leave alone what is done; a mask that is missing or damaged is made again.
+        force: Accept affines that disagree.
+        progress: Called when a case has ended.
+
+    Raises:
+        SettingError: The folder holds results and ``resume`` is not set, or masks of another network, convention or
+            coverage.
+        MindgapError: A mask or the status file cannot be written; no case can be any more.
+    """
+    identity = {"model_sha256": predictor.sha256, "labels": convention.name, "coverage": predictor.coverage}
+    open_folder(out, shard, identity, resume=resume)
+    known = read_status(out)
+    outcome = Outcome()
+    cases = {files.case_id: files for files in cohort.cases}
+    mine = shard.share({*cases, *cohort.rejected})
+    with StatusBook(out, shard) as book:
+        run = _Run(predictor, out, convention, force, book, cases_written(out), outcome)
+        waiting = []
+        for case_id in mine:
+            if case_id not in cases:
+                run.fail(case_id, f"{case_id}: {cohort.rejected[case_id]}")
+            elif resume and _is_whole(known.get(case_id), out):
+                outcome.skipped.append(case_id)
+                book.add(CaseStatus(case_id, "skipped", "done before; its mask is what was written"))
+            else:
+                waiting.append(cases[case_id])
+        ended = len(mine) - len(waiting)
+        run.all(waiting, lambda done, case_id: progress(ended + done, len(mine), case_id))
+    return outcome
+
+
+def mask_of(out: Path, case_id: str) -> Path:
+    """Where the mask of a case lies in the folder of a cohort."""
+    return out / case_id / f"{case_id}_seg.nii.gz"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass over the cases: three steps, of which the first and the last have a thread of their own."""
+
+    predictor: Predictor
+    out: Path
+    convention: LabelConvention
+    force: bool
+    book: StatusBook
+    written_before: set[str]
+    outcome: Outcome
+
+    def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
+        """Take every case through the three steps."""
+        behind: Future[None] | None = None
+        with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+            ahead = [reader.submit(self.read, files) for files in waiting[:1]]
+            for number, files in enumerate(waiting):
+                reading = ahead.pop().result()
+                ahead = [reader.submit(self.read, after) for after in waiting[number + 1 : number + 2]]
+                found = reading if isinstance(reading, str) else self.find(reading)
+                del reading
+                if behind is not None:
+                    behind.result()
+                    progress(number, waiting[number - 1].case_id)
+                behind = writer.submit(self.write, files.case_id, found)
+                del found
+            if behind is not None:
+                behind.result()
+                progress(len(waiting), waiting[-1].case_id)
+
+    def read(self, files: CaseFiles) -> Reading | str:
+        """The case, or why it cannot be used."""
+        try:
+            self._check_place(files.case_id)
+            return read_for(self.predictor, files, force=self.force)
+        except Exception as error:  # whatever one case brings, the others go on
+            return _one_line(files.case_id, error)
+
+    def find(self, reading: Reading) -> Found | str:
+        """What is in the case, or why that cannot be told."""
+        try:
+            return find_in(self.predictor, reading)
+        except Exception as error:
+            return _one_line(reading.files.case_id, error)
+
+    def write(self, case_id: str, found: Found | str) -> None:
+        """Write the mask, then the line that says so.
+
+        Raises:
+            MindgapError: The place cannot be written.
+        """
+        if isinstance(found, str):
+            self.fail(case_id, found)
+            return
+        record = write_mask(mask_of(self.out, case_id), found, self.predictor, convention=self.convention)
+        self.book.add(
+            CaseStatus(
+                case_id,
+                "done",
+                "; ".join(record["warnings"]),
+                subset=record["subset"],
+                files={sequence: _place(taken) for sequence, taken in record["inputs"].items()},
+                mask_sha256=record["mask"]["sha256"],
+                volumes_ml=record["volumes_ml"],
+                seconds=record["seconds"],
+            )
+        )
+        self.outcome.done.append(case_id)
+
+    def fail(self, case_id: str, reason: str) -> None:
+        """List a case as failed."""
+        self.book.add(CaseStatus(case_id, "failed", reason))
+        self.outcome.failed[case_id] = reason
+
+    def _check_place(self, case_id: str) -> None:
+        """Refuse a name that is no folder name, and to write over what is not ours, such as a corrected mask.
+
+        Raises:
+            InputError: It is one of these.
+        """
+        if Path(case_id).name != case_id or case_id in (".", "..") or "\\" in case_id:
+            raise InputError(
+                case=case_id,
+                expected="a case name that can name a folder",
+                found=f"{case_id!r}",
+                mend="rename the case, without / or \\",
+            )
+        mask = mask_of(self.out, case_id)
+        remove_leftovers(mask.parent)
+        if mask.exists() and not is_own_mask(mask) and not (case_id in self.written_before and not _is_readable(mask)):
+            raise InputError(
+                case=case_id,
+                expected=f"no other file at {mask}",
+                found="one that mindgap did not write (a reference, a corrected mask?)",
+                mend="move it away, or choose another output folder",
+            )
+
+
+def _is_whole(status: CaseStatus | None, out: Path) -> bool:
+    """Whether a case is done and its mask still is the file that was written."""
+    if status is None or status.status != "done":
+        return False
+    mask = mask_of(out, status.case)
+    return mask.is_file() and sha256_of(mask) == status.mask_sha256
+
+
+def _is_readable(mask: Path) -> bool:
+    try:
+        read_volume(mask, case=mask.name)
+    except InputError:
+        return False
+    return True
+
+
+def _place(taken: dict[str, str | int | None]) -> str:
+    """A file as a manifest of cases names it: FILE, or FILE#CHANNEL."""
+    return str(taken["file"]) if taken["channel"] is None else f"{taken['file']}#{taken['channel']}"
+
+
+def _one_line(case_id: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, MindgapError):
+        return text
+    return f"{case_id}: {type(error).__name__}: {text or 'no word'}"

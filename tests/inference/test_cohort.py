@@ -1,0 +1,231 @@
+"""The laws of a segmented cohort: nothing is lost, nothing is done twice, nothing is half there."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mindgap.data.cohort import Cohort, discover
+from mindgap.errors import MindgapError, SettingError
+from mindgap.inference import cohort as module
+from mindgap.inference.cohort import mask_of, segment_cases
+from mindgap.inference.status import Shard, read_status, write_summary
+from mindgap.regions import find_convention
+from mindgap.runfiles import COHORT, STATUS, read_lines
+
+LABELS = find_convention("brats2017")
+
+
+@pytest.fixture
+def many(study, tmp_path: Path) -> Cohort:
+    """Five cases without labels, the third of which is damaged."""
+    source = study.cases[0].images
+    for name in ("A", "B", "C", "D", "E"):
+        for sequence, image in source.items():
+            target = tmp_path / "cohort" / name / f"{name}_{sequence}.nii"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image.path, target)
+    (tmp_path / "cohort" / "C" / "C_T1.nii").write_bytes(b"garbage")
+    return discover(tmp_path / "cohort", label=False)
+
+
+def _segment(anything, many: Cohort, out: Path, **options):
+    return segment_cases(anything, many, out, convention=LABELS, **options)
+
+
+def _bytes(out: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*/*.nii.gz")}
+
+
+def test_a_damaged_case_is_listed_and_the_others_are_done(anything, many, tmp_path):
+    seen = []
+    out = tmp_path / "out"
+    outcome = _segment(anything, many, out, progress=lambda done, total, case: seen.append((done, total, case)))
+    assert outcome.done == ["A", "B", "D", "E"]
+    assert list(outcome.failed) == ["C"]
+    assert "C_T1.nii: expected a whole NIfTI file" in outcome.failed["C"]
+    assert seen == [(n, 5, case) for n, case in enumerate("ABCDE", start=1)]
+    status = read_status(out)
+    assert [line.status for line in status.values()] == ["done", "done", "failed", "done", "done"]
+    assert status["A"].subset == "T1+T2+T1ce+FLAIR"
+    assert status["A"].files["T1"].endswith("A_T1.nii")
+    assert set(status["A"].seconds) == {"read", "compute", "write"}
+    alone = anything.segment(many.cases[0].load())
+    np.testing.assert_array_equal(
+        np.asarray(nib.load(mask_of(out, "A")).dataobj), np.array([0, 4, 1, 2], np.uint8)[alone.target]
+    )
+    assert status["A"].volumes_ml == {str(r): pytest.approx(ml, abs=1e-3) for r, ml in alone.volumes_ml.items()}
+    assert not mask_of(out, "C").exists()
+
+
+def test_the_next_case_is_read_while_one_is_computed_and_no_more_than_that(anything, many, tmp_path, monkeypatch):
+    begun: list[str] = []
+    second, ahead = threading.Event(), []
+    read, find = module.read_for, module.find_in
+
+    def watched_read(predictor, files, **options):
+        begun.append(files.case_id)
+        if files.case_id == "B":
+            second.set()
+        return read(predictor, files, **options)
+
+    def watched_find(predictor, reading):
+        if reading.files.case_id == "A":
+            assert second.wait(20), "B is read while A is computed"
+        ahead.append(len(begun))
+        return find(predictor, reading)
+
+    monkeypatch.setattr(module, "read_for", watched_read)
+    monkeypatch.setattr(module, "find_in", watched_find)
+    outcome = _segment(anything, replace(many, cases=many.cases[:2] + many.cases[3:]), tmp_path / "out")
+    assert outcome.done == ["A", "B", "D", "E"]
+    assert ahead[0] == 2
+    assert all(count <= number + 2 for number, count in enumerate(ahead))
+
+
+def test_whatever_one_case_brings_the_others_go_on(anything, many, tmp_path, monkeypatch):
+    find = module.find_in
+
+    def fragile(predictor, reading):
+        if reading.files.case_id == "B":
+            raise RuntimeError("out of\n memory")
+        return find(predictor, reading)
+
+    monkeypatch.setattr(module, "find_in", fragile)
+    outcome = _segment(anything, many, tmp_path / "out")
+    assert outcome.done == ["A", "D", "E"]
+    assert outcome.failed["B"] == "B: RuntimeError: out of memory"
+
+
+def test_what_cannot_be_written_stops_the_run(anything, many, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MindgapError("the disk is full")
+
+    monkeypatch.setattr(module, "write_mask", full)
+    with pytest.raises(MindgapError, match="the disk is full"):
+        _segment(anything, many, tmp_path / "out")
+    assert read_status(tmp_path / "out") == {}
+
+
+def test_resuming_repeats_only_what_is_missing_or_damaged(anything, many, tmp_path):
+    out = tmp_path / "out"
+    _segment(anything, many, out)
+    before = _bytes(out)
+    mask_of(out, "A").write_bytes(before["A_seg.nii.gz"][1][:60])
+    mask_of(out, "D").unlink()
+    outcome = _segment(anything, many, out, resume=True)
+    assert outcome.done == ["A", "D"]
+    assert outcome.skipped == ["B", "E"]
+    assert list(outcome.failed) == ["C"]
+    after = _bytes(out)
+    assert after["B_seg.nii.gz"] == before["B_seg.nii.gz"]
+    assert after["E_seg.nii.gz"] == before["E_seg.nii.gz"]
+    assert {name: data for name, (_, data) in after.items()} == {name: data for name, (_, data) in before.items()}
+    kinds = [(line["case"], line["status"]) for line in read_lines(out / STATUS)]
+    assert ("B", "skipped") in kinds
+    assert read_status(out)["B"].status == "done"
+
+
+def test_a_corrected_mask_is_not_written_over(anything, many, tmp_path):
+    out = tmp_path / "out"
+    _segment(anything, many, out)
+    mask = mask_of(out, "B")
+    image = nib.load(mask)
+    corrected = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
+    mask.unlink()
+    nib.save(corrected, mask)
+    content = mask.read_bytes()
+    outcome = _segment(anything, many, out, resume=True)
+    assert "that mindgap did not write" in outcome.failed["B"]
+    assert mask.read_bytes() == content
+
+
+def test_a_folder_with_results_is_taken_only_to_go_on_and_only_by_the_same_model(anything, fixed, many, tmp_path):
+    out = tmp_path / "out"
+    _segment(anything, many, out)
+    with pytest.raises(SettingError, match="add --resume"):
+        _segment(anything, many, out)
+    with pytest.raises(SettingError, match=r"labels brats2017 \(now msd\)"):
+        segment_cases(anything, many, out, convention=find_convention("msd"), resume=True)
+    known = json.loads((out / COHORT).read_text())
+    assert known["model_sha256"] == anything.sha256
+    (out / COHORT).write_text(json.dumps({**known, "model_sha256": "0" * 64}))
+    with pytest.raises(SettingError, match="masks made otherwise: model_sha256 000000000000"):
+        _segment(anything, many, out, resume=True)
+    (out / COHORT).write_text(json.dumps({**known, "coverage": "tiles"}))
+    with pytest.raises(SettingError, match="coverage tiles"):
+        _segment(anything, many, out, resume=True)
+
+
+def test_half_a_line_left_by_a_kill_hides_no_later_line(anything, many, tmp_path):
+    out = tmp_path / "out"
+    _segment(anything, many, out)
+    text = (out / STATUS).read_text()
+    (out / STATUS).write_text(text[:-40])
+    outcome = _segment(anything, many, out, resume=True)
+    assert outcome.done == ["E"]
+    assert set(read_status(out)) == set("ABCDE")
+
+
+def test_leftovers_of_a_killed_writer_are_removed(anything, many, tmp_path):
+    out = tmp_path / "out"
+    leftover = out / "A" / ".999999999.part.A_seg.nii.gz"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    _segment(anything, many, out)
+    assert not leftover.exists()
+
+
+def test_shards_take_every_case_once_and_the_summary_is_whole(anything, many, tmp_path):
+    out = tmp_path / "out"
+    outcomes = [_segment(anything, many, out, shard=Shard(number, 3)) for number in (1, 2, 3)]
+    assert [[*o.done, *o.failed] for o in outcomes] == [["A", "D"], ["B", "E"], ["C"]]
+    assert sorted(path.name for path in out.glob("status*")) == [f"status-{n}-of-3.jsonl" for n in (1, 2, 3)]
+    rows = write_summary(out).read_text().splitlines()
+    assert rows[0] == "case,status,subset,WT_ml,TC_ml,ET_ml,seconds,reason"
+    assert [row.split(",")[:2] for row in rows[1:]] == [[c, "failed" if c == "C" else "done"] for c in "ABCDE"]
+    with pytest.raises(SettingError, match="add --resume"):
+        _segment(anything, many, out, shard=Shard(2, 3))
+    with pytest.raises(SettingError, match="add --resume"):
+        _segment(anything, many, out)
+    assert _segment(anything, many, out, resume=True).skipped == ["A", "B", "D", "E"], "other shares of the same cases"
+
+
+@pytest.mark.parametrize("text", ["", "0/4", "5/4", "1", "1/0", "a/b", "-1/2"])
+def test_what_is_no_shard_is_refused(text):
+    with pytest.raises(SettingError, match="write 2/4"):
+        Shard.parse(text)
+
+
+def test_shares_are_disjoint_and_whole():
+    names = {f"case{n}" for n in range(11)}
+    shares = [Shard.parse(f"{number}/4").share(names) for number in (1, 2, 3, 4)]
+    assert sorted(name for share in shares for name in share) == sorted(names)
+
+
+def test_what_the_cohort_rejected_is_listed_and_names_cannot_leave_the_folder(anything, many, tmp_path):
+    wrong = replace(many.cases[0], case_id="../escaped")
+    some = replace(many, cases=(wrong, many.cases[1]), rejected={"two": "two folders carry this name"})
+    outcome = _segment(anything, some, tmp_path / "out")
+    assert outcome.done == ["B"]
+    assert outcome.failed["two"] == "two: two folders carry this name"
+    assert "without /" in outcome.failed["../escaped"]
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_case_that_lacks_what_the_network_needs_says_what(fixed, many, tmp_path):
+    lacking = replace(many.cases[0], images={s: p for s, p in many.cases[0].images.items() if str(s) != "T2"})
+    outcome = _segment(fixed, replace(many, cases=(lacking,)), tmp_path / "out")
+    assert "expected T1+T2+T1ce+FLAIR" in outcome.failed["A"]
+    assert "add T2" in outcome.failed["A"]
+
+
+def test_a_network_for_any_subset_takes_incomplete_cases(anything, many, tmp_path):
+    lacking = replace(many.cases[0], images={s: p for s, p in many.cases[0].images.items() if str(s) != "T2"})
+    assert _segment(anything, replace(many, cases=(lacking,)), tmp_path / "out").done == ["A"]
+    assert read_status(tmp_path / "out")["A"].subset == "T1+T1ce+FLAIR"
