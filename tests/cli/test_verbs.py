@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,8 @@ def test_evaluate_and_report(journey, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["report", str(journey.flair), str(journey.t1ce), "-o", str(page)]) == 0
     text = page.read_text()
     assert text.count("data:image/png;base64") >= 4
-    assert "http" not in text.split("<body")[1].split("BibTeX")[0].replace("http://www.w3.org", "")
+    told = re.sub(r"base64,[^\"']+", "", text)  # four letters of a picture may spell anything
+    assert "http" not in told.split("<body")[1].split("BibTeX")[0].replace("http://www.w3.org", "")
 
 
 def test_test_cases_that_are_not_there_are_listed(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
