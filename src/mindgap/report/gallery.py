@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ NOT_RUN = "not run"
 _MARKERS = {"T1": "o", "T1ce": "^", "T2": "s", "FLAIR": "D"}
 _INK, _FAINT = "#1d2733", "#8a94a0"
 _AXIAL = VIEWS[0]
+_LETTERS_PER_INCH, _LINE_INCHES = 14.0, 0.17  # of 9 point text
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def draw_embeddings(panels: Mapping[str, Embedding | None], *, caption: str) -> 
         panels: By title; None says that the network was not run.
         caption: What was embedded and how.
     """
-    figure = Figure(figsize=(3.5 * len(panels), 4.6), layout="constrained", facecolor="white")
+    figure = _figure(3.5 * len(panels), 5.0, caption)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for panel, (title, embedding) in zip(axes, panels.items(), strict=True):
         panel.set_title(title, fontsize=11, color=_INK)
@@ -79,7 +81,6 @@ def draw_embeddings(panels: Mapping[str, Embedding | None], *, caption: str) -> 
         for name, colour in SEQUENCE_COLOURS.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.suptitle(caption, fontsize=9, color=_FAINT, x=0.01, ha="left")
     return figure
 
 
@@ -95,7 +96,7 @@ def draw_masks(rows: Mapping[str, Mapping[str, Picture | None]], *, background: 
     """
     titles = list(next(iter(rows.values())))
     columns, lines = 1 + len(titles), 2 * len(rows)
-    figure = Figure(figsize=(2.5 * columns, 2.75 * lines + 0.9), layout="constrained", facecolor="white")
+    figure = _figure(2.5 * columns, 2.75 * lines + 1.2, caption)
     grid = figure.subplots(lines, columns, squeeze=False)
     for number, (name, row) in enumerate(rows.items()):
         upper, lower = grid[2 * number], grid[2 * number + 1]
@@ -111,8 +112,7 @@ def draw_masks(rows: Mapping[str, Mapping[str, Picture | None]], *, background: 
     names = {"WT": "WT (fill: oedema)", "TC": "TC (fill: necrotic core)", "ET": "ET"}
     handles = [Patch(color=REGION_COLOURS[region], label=names[str(region)]) for region in REGIONS]
     handles += [Patch(color=colour, label=name) for name, colour in ERROR_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
-    figure.suptitle(caption, fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, columns), fontsize=9, frameon=False)
     return figure
 
 
@@ -152,7 +152,7 @@ def draw_latent_maps(
     scene = Scene.of(replace(picture, images={**picture.images, **channels}))
     names = list(picture.images)
     lines = 1 + len(maps)
-    figure = Figure(figsize=(2.5 * len(names) + 0.4, 2.75 * lines + 0.5), layout="constrained", facecolor="white")
+    figure = _figure(2.5 * len(names) + 0.4, 2.75 * lines + 0.2, caption)
     grid = figure.subplots(lines, len(names), squeeze=False)
     for panel, name in zip(grid[0], names, strict=True):
         show_image(panel, scene, name, _AXIAL)
@@ -167,7 +167,15 @@ def draw_latent_maps(
                 panel.imshow(np.stack(planes, axis=-1), interpolation="nearest", **placed)
                 show_contours(panel, scene, _AXIAL)
         line[0].text(-0.04, 0.5, title, transform=line[0].transAxes, rotation=90, ha="right", va="center", color=_INK)
-    figure.suptitle(caption, fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
+    return figure
+
+
+def _figure(width: float, height: float, caption: str) -> Figure:
+    """An empty figure, in inches, whose caption is wrapped to its width and adds to its height."""
+    lines = textwrap.wrap(" ".join(caption.split()), int(_LETTERS_PER_INCH * width))
+    size = (width, height + _LINE_INCHES * len(lines))
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    figure.suptitle("\n".join(lines), fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
     return figure
 
 
