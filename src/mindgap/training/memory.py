@@ -56,7 +56,7 @@ def explain_shortage(error: BaseException, *, batch: int, accumulate: int, recom
     if larger:
         helps.append(f"--accumulate {larger} computes {batch // larger} instead of {batch // accumulate} cases at once")
     if not recompute:
-        helps.append("--recompute keeps about a third of the activations and takes about a third longer")
+        helps.append("--recompute keeps fewer activations and takes about a quarter longer")
     if crop > 16:
         helps.append(f"--crop {crop - 16} has {1 - ((crop - 16) / crop) ** 3:.0%} fewer voxels")
     helps.append("a smaller --width")
