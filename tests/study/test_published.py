@@ -46,12 +46,11 @@ def test_no_published_file_is_an_image_or_names_a_folder_of_a_machine():
 
 
 def test_unimodal_networks_rank_on_phantoms_as_the_physics_says():
-    """T1ce shows the enhancing core, FLAIR and T2 the oedema."""
+    """T1ce shows the enhancing tumour, FLAIR and T2 the oedema; of the core see docs/reproduce.md."""
     dice: dict[str, dict[str, float]] = {}
     for sequence in ("T1", "T2", "T1ce", "FLAIR"):
         found = {region: PHANTOMS.measure([unimodal(sequence, 0)], region) for region in ("WT", "TC", "ET")}
         dice[sequence] = {region: cell.interval.mean for region, cell in found.items() if cell is not None}
         assert len(dice[sequence]) == 3
-    for region in ("TC", "ET"):
-        assert max(dice, key=lambda sequence: dice[sequence][region]) == "T1ce"
-    assert max(dice, key=lambda sequence: dice[sequence]["WT"]) in ("FLAIR", "T2")
+    assert max(dice, key=lambda sequence: dice[sequence]["ET"]) == "T1ce"
+    assert sorted(dice, key=lambda sequence: dice[sequence]["WT"])[2:] in (["FLAIR", "T2"], ["T2", "FLAIR"])
