@@ -105,7 +105,7 @@ def test_an_array_runs_and_what_waits_for_it_comes_after(store, tmp_path):
 def test_a_job_put_back_into_the_queue_goes_on_from_its_checkpoint(store, tmp_path, way):
     """By submitit's signal before the time limit, and by the cluster itself (preemption)."""
     out = tmp_path / "run"
-    steps = 250
+    steps = 1500
     words = [*training(store, out, steps=steps), "--save-every", "1000", "--validate-every", "1000"]
     (job,) = launch([Job("run", (tuple(words),))], tmp_path, SMALL)
     wait_for(lambda: len(steps_of(out)) > 20)

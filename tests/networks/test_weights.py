@@ -9,7 +9,7 @@ from mindgap.errors import MindgapError, SettingError
 from mindgap.files import sha256_of
 from mindgap.networks import build_network
 from mindgap.networks.weights import MODEL_CARD, WEIGHTS, ModelCard, load_network, read_card, save_network
-from mindgap.sequences import parse_subset
+from mindgap.sequences import SEQUENCES, parse_subset
 
 ARGUMENTS = {"sequences": 2, "latent_channels": 2, "width": 1, "weighted": True}
 PREPARATION = {"spacing_mm": 2.0, "normalisation": "percentile", "percentiles": [0.5, 99.5]}
@@ -127,3 +127,14 @@ def test_weights_that_are_no_safetensors_are_refused(saved):
     rewrite_card(folder, sha256=sha256_of(folder / WEIGHTS))
     with pytest.raises(SettingError, match=r"model\.safetensors does not fit"):
         load_network(folder)
+
+
+def test_a_network_that_holds_a_layer_under_two_names_is_saved_and_comes_back(tmp_path):
+    arguments = {"sequences": 4, "width": 4}
+    network = build_network("dynunet", arguments).eval()
+    card = ModelCard("dynunet", arguments, SEQUENCES, {}, 32, "dynunet", any_subset=True)
+    save_network(tmp_path, network, card)
+    found = load_network(tmp_path).network
+    image, present = torch.rand(1, 4, 32, 32, 32), torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        assert torch.equal(found(image, present).logits, network(image, present).logits)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -60,7 +61,11 @@ def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
     Two files cannot be renamed at once. While the weights of a standing model are replaced its card speaks of both
     models, so that a kill at any moment leaves one of them whole.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # cloned: some networks (DynUNet) hold a layer under two names, and the format keeps no memory that is shared
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     content = save(tensors)  # save_file would make it readable for its owner only
     value = {
         "format": FORMAT,
