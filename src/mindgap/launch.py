@@ -222,7 +222,9 @@ class CommandTask:
         }
 
     def _run(self, words: Sequence[str]) -> None:
-        self.child = subprocess.Popen(self.command_line(words), env=self.environment())
+        self.child = subprocess.Popen(
+            self.command_line(words), env=self.environment(), preexec_fn=_leave_warning_to_parent
+        )
         while not _has_ended(self.child.pid):
             time.sleep(0.2)
         code = self.child.wait()
@@ -234,6 +236,14 @@ class CommandTask:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "child": None}
+
+
+def _leave_warning_to_parent() -> None:
+    """Ignore the cluster's warning in a child.
+
+    SLURM sends it to every process of a step; it would end a child on the spot, before this process asks it to save.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _parameters(resources: Resources, after: Sequence[str], *, name: str) -> dict[str, Any]:
