@@ -100,15 +100,19 @@ class Results:
 
     def compare(self, first: Sequence[Run], second: Sequence[Run], column: str) -> Compared | None:
         """First minus second over cases, by the seeds that both have; None if there is no such pair."""
-        pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
-        one, other = (self.cases([pair[side] for pair in pairs], column) for side in (0, 1))
-        return compare_values(one, other)
+        return compare_values(*self._paired(first, second, column))
 
     def differences(self, first: Sequence[Run], second: Sequence[Run], column: str) -> dict[str, float]:
         """Case -> first minus second, by the seeds that both have."""
-        pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
-        one, other = (self.cases([pair[side] for pair in pairs], column) for side in (0, 1))
+        one, other = self._paired(first, second, column)
         return {case: one[case] - other[case] for case in one if case in other}
+
+    def _paired(
+        self, first: Sequence[Run], second: Sequence[Run], column: str
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Case -> Dice of both, averaged over the seeds that both have."""
+        pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
+        return self.cases([a for a, _ in pairs], column), self.cases([b for _, b in pairs], column)
 
     def mean_over(self, cells: Sequence[tuple[Sequence[Run], str | None]], column: str) -> dict[str, float]:
         """Case -> mean over several cells, each of some seeds and a subset; empty unless all were run."""
