@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a teacher, a baseline or a student",
     "segment": "segment a patient or a cohort with the sequences at hand",
     "evaluate": "score a trained network on a cohort",
+    "export": "make a trained network faster on CPUs, where that is measured to cost nothing",
     "report": "make one HTML page about trained and scored runs",
     "study": "train what a table of the paper needs, and make the table beside the paper's numbers",
     "cite": "print the BibTeX of what a run used",

@@ -62,4 +62,10 @@ def _print_processor() -> None:
     print(f"class      {processor.kind}, {cpu_count()} processors usable")
     precision = choose_precision("auto", processor)
     reason = "native bf16" if processor.native_bf16 else "no native bf16, where bf16 would be hundreds of times slower"
-    print(f"precision  {precision} ({reason})")
+    print(f"training   torch, {precision} ({reason})")
+    from mindgap.inference.engines import choose_engine
+
+    choice = choose_engine("auto", "auto", processor)
+    print(f"segmenting {choice.name}, {choice.precision} ({choice.reason})")
+    if choice.name == "openvino" and choice.precision == "fp32":
+        print("           int8 where a model folder has it: mindgap export RUN --data COHORT")

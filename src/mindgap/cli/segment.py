@@ -37,9 +37,12 @@ class Segment:
         flair: FLAIR image.
         labels: Label convention of the mask: brats2017 (1 NCR, 2 ED, 4 ET), brats2023 (1 NCR, 2 ED, 3 ET), msd, nnunet,
             brats-ped.
-        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster).
+        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster); auto takes the
+            latter where `mindgap export` found it as good and memory suffices.
+        engine: What computes: torch, or openvino (faster on a CPU); auto takes what `mindgap doctor` shows.
+        tta: Average over the eight mirror images of the brain (eight times the work).
         device: auto, cpu or cuda.
-        precision: auto, fp32 or bf16.
+        precision: auto, fp32, bf16, or int8 (openvino, after `mindgap export`).
         force: Accept images whose affines disagree.
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
@@ -54,7 +57,9 @@ class Segment:
     t2: Path | None = None
     flair: Path | None = None
     labels: str = "brats2017"
-    coverage: Literal["tiles", "whole"] = "tiles"
+    coverage: Literal["auto", "tiles", "whole"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    tta: bool = False
     device: str = "auto"
     precision: str = "auto"
     force: bool = False
@@ -112,6 +117,8 @@ def run(words: Sequence[str]) -> int:
             device=settings.device,
             precision=settings.precision,
             coverage=settings.coverage,
+            engine=settings.engine,
+            tta=settings.tta,
             force=settings.force,
             say=say,
         )

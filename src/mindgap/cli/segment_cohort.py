@@ -53,6 +53,8 @@ def run_cohort(settings: Segment) -> int:
         device=settings.device,
         precision=settings.precision,
         coverage=settings.coverage,
+        engine=settings.engine,
+        tta=settings.tta,
         force=settings.force,
         progress=ProgressLine("segmenting"),
         drawing=lambda done, total, case_id: begun("drawing")(done, total, case_id),

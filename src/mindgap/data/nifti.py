@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, igzip_lib
 from numpy.typing import NDArray
 
 from mindgap.errors import InputError
@@ -19,11 +20,15 @@ from mindgap.regions import LabelConvention, label_from_target
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _COMMENT_EXTENSION = 6
 _OWN_MASK = b"mindgap segmentation"
+_HEADER_SIZE = (348).to_bytes(4, "little")
+"""The first four bytes of NIfTI-1, in the byte order of the file."""
+_ISAL_ERROR: Any = igzip_lib.IsalError
 _READ_ERRORS = (
     OSError,
     EOFError,
     zlib.error,
     ValueError,
+    _ISAL_ERROR,
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
 )
@@ -191,9 +196,17 @@ def _open(path: Path, case: str) -> Any:
     if not path.is_file():
         raise InputError(case=case, expected=f"a file at {path}", found="none", mend="correct the path")
     try:
-        return nib.load(path)
+        return _open_gzipped(path) if path.suffix == ".gz" else nib.load(path)
     except _READ_ERRORS as error:
         raise _unreadable(path, case, error) from error
+
+
+def _open_gzipped(path: Path) -> Any:
+    """Inflate the whole file at once with ISA-L, which takes half the time; other formats in .gz go nibabel's way."""
+    content = igzip.decompress(path.read_bytes())
+    if content[:4] != _HEADER_SIZE and content[:4] != _HEADER_SIZE[::-1]:
+        return nib.load(path)
+    return nib.Nifti1Image.from_bytes(content)
 
 
 def _unreadable(path: Path, case: str, error: Exception) -> InputError:

@@ -106,6 +106,7 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         "mask": mask,
         **_describe_input(found, predictor),
         **_describe_network(predictor),
+        "coverage": found.segmentation.coverage,
         "volumes_ml": {str(region): round(ml, 3) for region, ml in found.segmentation.volumes_ml.items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "warnings": warnings_about(found),
@@ -164,8 +165,9 @@ def _describe_network(predictor: Predictor) -> dict[str, Any]:
             "takes": format_subset(predictor.card.sequences),
             "any_subset": predictor.card.any_subset,
         },
+        "engine": predictor.choice.name,
         "precision": predictor.precision,
-        "coverage": predictor.coverage,
+        "mirrored": predictor.tta,
         "processor": predictor.processor.kind,
     }
 
