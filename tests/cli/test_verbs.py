@@ -57,7 +57,8 @@ def test_dry_run_prints_the_resolved_settings_and_trains_nothing(
 def test_doctor_names_device_precision_and_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert "precision" in text
+    assert "training   torch, " in text
+    assert "segmenting openvino, " in text
     assert "nothing is missing" in text
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from mindgap.batch import Bool, Float, Output
 from mindgap.errors import SettingError
 from mindgap.inference.exported import Exported, read_exported
 from mindgap.networks.blocks import channels_last
+from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import TrainedNetwork
 from mindgap.processor import Processor, choose_precision
 
@@ -25,6 +27,7 @@ HOW_TO_INSTALL = "pip install 'mindgap[cpu]'"
 HOW_TO_QUANTISE = "mindgap export RUN --data COHORT"
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What turns images into probabilities.
 
@@ -151,25 +154,25 @@ class TorchEngine:
 def memory_gib(network: nn.Module, sequences: int, shape: Sequence[int], precision: EnginePrecision) -> float:
     """Upper bound of what one pass over a volume takes: the outputs of all its layers, as if none were freed.
 
-    The network runs on shapes alone (the "meta" device); nothing is computed.
+    They are counted on a small cube; all of them grow with the volume.
 
     Args:
-        network: On any device.
+        network: In eval mode.
         sequences: J.
         shape: Sides in voxels, multiples of the network's stride.
         precision: bf16 halves the outputs.
     """
-    import copy
-
-    shadow, total = copy.deepcopy(network).to("meta").eval(), 0
+    total = 0
 
     def count(module: nn.Module, given: object, made: object) -> None:
         nonlocal total
         total += made.numel() if isinstance(made, Tensor) and not next(module.children(), None) else 0
 
-    hooks = [module.register_forward_hook(count) for module in shadow.modules()]
+    device = next(network.parameters()).device
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    cube = torch.zeros(1, sequences, *[2 * STRIDE] * 3, device=device)
     with torch.inference_mode():
-        shadow(torch.empty(1, sequences, *shape, device="meta"), torch.ones(1, sequences, dtype=torch.bool))
+        network(cube, torch.ones(1, sequences, dtype=torch.bool))
     for hook in hooks:
         hook.remove()
-    return total * (2 if precision == "bf16" else 4) / 2**30
+    return total * math.prod(shape) / (2 * STRIDE) ** 3 * (2 if precision == "bf16" else 4) / 2**30

@@ -108,9 +108,9 @@ def translate(model: TrainedNetwork) -> Any:
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of branches on presence, which are meant (see above)
-            graph: Any = openvino.convert_model(
-                _Regions(network), example_input=(example, torch.ones(1, count, dtype=torch.bool))
-            )
+            inputs = (example, torch.ones(1, count, dtype=torch.bool))
+            traced = torch.jit.trace(_Regions(network), inputs, check_trace=False)
+            graph: Any = openvino.convert_model(traced, example_input=inputs)
     except Exception as error:
         raise MindgapError(
             f"OpenVINO cannot translate {model.card.architecture} in {model.folder} ({type(error).__name__}: "
