@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float
+from mindgap.batch import BACKGROUND, Shaped
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.prepared import (
@@ -102,11 +102,11 @@ def prepare_case(case: Case, preparation: Preparation, *, brain_of: Case | None 
     )
 
 
-def put_back(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Float[Tensor, "R x y z"]:
+def put_back(maps: Shaped[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Shaped[Tensor, "R x y z"]:
     """Undo the preparation for maps on the crop: paste, resample linearly to the native grid, reorient.
 
     Args:
-        maps: Probabilities on the crop.
+        maps: Probabilities on the crop; classes too, where the native grid is the working one.
         placement: From :func:`prepare_case`.
         fill: Value outside the crop.
 
