@@ -19,6 +19,7 @@ from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
+from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import pad_to, predict_tiled, predict_whole
 from mindgap.networks import head_of
 from mindgap.networks.blocks import channels_last
@@ -42,6 +43,7 @@ class Segmentation:
         probabilities: WT, TC, ET on the same grid (R i j k).
         like: The image whose grid it is.
         volumes_ml: Volume of each region.
+        confidence: How far it can be trusted; None where that is not known.
     """
 
     case_id: str
@@ -50,6 +52,7 @@ class Segmentation:
     probabilities: NDArray[np.float32]
     like: Volume
     volumes_ml: Mapping[Region, float]
+    confidence: Estimate | None = None
 
 
 class Predictor:
