@@ -5,10 +5,10 @@ import pytest
 
 from mindgap.evaluation.calibration import (
     TEMPERATURES,
-    Line,
+    DiceModel,
     calibration_error,
     expected_dice,
-    fit_line,
+    fit_dice,
     fit_temperature,
     likelihood_curve,
     reliability_bins,
@@ -94,22 +94,34 @@ def test_expected_dice_is_right_on_average_for_calibrated_probabilities():
     assert expected_dice(chances, mask) == pytest.approx(np.mean(reached), abs=0.005)
 
 
-def test_a_line_rises_or_is_level_and_stays_within_0_and_1():
-    pairs = {case: [(x, 0.1 + 0.5 * x)] for case, x in zip("ABCD", (0.2, 0.4, 0.6, 0.8), strict=True)}
-    line = fit_line(pairs)
-    assert line is not None
-    assert (line.slope, line.offset, line.n) == (pytest.approx(0.5), pytest.approx(0.1), 4)
-    falling = fit_line({case: [(x, 1 - x)] for case, x in zip("ABC", (0.1, 0.5, 0.9), strict=True)})
-    assert falling is not None
-    assert (falling.slope, falling.offset, falling.n) == (0.0, pytest.approx(0.5), 3)
-    assert Line(2.0, 0.0, 3)(0.9) == 1.0
-    assert math.isnan(Line(2.0, 0.0, 3)(math.nan))
-    assert fit_line({"A": [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], "B": [(math.nan, 0.0)]}) is None, (
-        "one case is not three"
-    )
+def test_a_constructed_relation_is_found_and_is_cut_off():
+    rng = np.random.default_rng(4)
+    rows = {}
+    for n in range(200):
+        expected, volume_ml = rng.uniform(0.2, 0.9), rng.uniform(5, 400)
+        rows[f"C{n}"] = [(expected, volume_ml, 0.5 + 0.6 * expected - 0.1 * math.log1p(volume_ml))]
+    model = fit_dice(rows)
+    assert model is not None
+    assert model.n == 200
+    assert model.slopes == (pytest.approx(0.6, rel=0.03), pytest.approx(-0.1, rel=0.03))
+    assert model(0.5, 50.0) == pytest.approx(0.8 - 0.1 * math.log(51), abs=0.01)
+    assert model(0.5, 1e6) == model(0.5, math.expm1(model.high[1])), "level beyond what was seen"
+    assert DiceModel(0.0, (2.0, 0.0), (0.0, 0.0), (1.0, 9.0), 5)(0.9, 1.0) == 1.0
+    assert math.isnan(model(math.nan, 0.0))
+
+
+def test_few_cases_stay_near_their_mean_and_fewer_say_nothing():
+    pairs = list(zip("ABCDE", (0.2, 0.4, 0.6, 0.8, 1.0), strict=True))
+    model = fit_dice({case: [(x, 10.0, x)] for case, x in pairs})
+    assert model is not None
+    assert 0.5 < model.slopes[0] < 1
+    assert model(0.6, 10.0) == pytest.approx(0.6)
+    four = {case: [(x, 10.0, x)] * 3 for case, x in pairs[:4]}
+    assert fit_dice({**four, "E": [(math.nan, 0.0, 0.0)]}) is None, "four cases, whatever the number of rows"
 
 
 def test_cases_weigh_the_same_whatever_the_number_of_their_subsets():
-    line = fit_line({"A": [(0.5, 1.0)] * 9, "B": [(0.5, 0.0)], "C": [(0.5, 0.5)]})
-    assert line is not None
-    assert (line.slope, line.offset, line.n) == (0.0, pytest.approx(0.5), 3)
+    values = dict(zip("ABCDE", (1.0, 0.0, 0.25, 0.75, 0.5), strict=True))
+    model = fit_dice({case: [(0.5, 10.0, y)] * (9 if case == "A" else 1) for case, y in values.items()})
+    assert model is not None
+    assert model(0.5, 10.0) == pytest.approx(0.5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mindgap.evaluation.conformal import (
+    conformal_ends,
     conformal_quantile,
     exact_binomial,
     highest_level,
@@ -19,6 +20,23 @@ def test_new_values_are_covered_as_often_as_promised(n, level):
     promised = math.ceil((n + 1) * level - 1e-9) / (n + 1)
     assert covered == pytest.approx(promised, abs=0.01)
     assert promised >= level
+
+
+@pytest.mark.parametrize("n", [9, 19, 40])
+def test_both_ends_together_hold_what_is_promised(n):
+    values = np.random.default_rng(1).lognormal(0, 1, (20_000, n + 1)) - 3  # one-sided, and off the middle
+    held = 0
+    for row in values:
+        low, high = conformal_ends(row[:-1], 0.9)
+        held += low <= row[-1] <= high
+    assert held / len(values) >= 0.9 - 0.007
+
+
+def test_ends_follow_a_network_that_always_takes_too_much():
+    residuals = list(np.linspace(-2, -1, 19))
+    assert conformal_ends(residuals, 0.9) == (-2.0, -1.0)
+    assert conformal_ends(residuals[1:], 0.9) == (residuals[1], -residuals[1]), "18 are too few for two ends"
+    assert conformal_ends(residuals[:8], 0.9) is None
 
 
 def test_a_level_out_of_reach_is_not_available():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindgap.errors import MindgapError
-from mindgap.evaluation.calibration import Line, Temperature
+from mindgap.evaluation.calibration import DiceModel, Temperature
 from mindgap.inference.confidence import (
     POOLED,
     Confidence,
@@ -47,7 +47,9 @@ def confidence(anything) -> Confidence:
         review_below=0.1,
         observed=rows,
         temperatures={POOLED: Temperature(1.5, 1.2, math.nan, 9)},
-        lines={POOLED: {str(region): Line(1.0, 0.1, 9) for region in REGIONS}},
+        dice_models={
+            POOLED: {str(region): DiceModel(0.1, (1.0, 0.0), (0.0, 0.0), (1.0, 9.0), 9) for region in REGIONS}
+        },
         known={},
     )
 
@@ -117,7 +119,7 @@ def test_what_is_written_is_read(confidence, tmp_path):
     with pytest.raises(MindgapError, match="speaks of other weights"):
         read_confidence(tmp_path, "0" * 64)
     value = json.loads((tmp_path / CONFIDENCE).read_text())
-    del value["lines"]
+    del value["dice_models"]
     (tmp_path / CONFIDENCE).write_text(json.dumps(value))
     with pytest.raises(MindgapError, match="damaged"):
         read_confidence(tmp_path, confidence.model_sha256)

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 TEMPERATURES: Array = np.geomspace(0.25, 8.0, 81)
 """Where the likelihood is looked at: steps of 4.4 %, refined by a parabola."""
 BINS = 15
+FEWEST_CASES = 5
 _LEAST = 1e-6  # a probability of 0 would make one voxel outweigh all others
 
 
@@ -39,22 +40,32 @@ class Temperature:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A rising line, cut off at 0 and 1.
+class DiceModel:
+    r"""From what a mask shows to the Dice it reaches: $b_0 + b_1 d + b_2 \log(1 + V)$, cut off at 0 and 1.
+
+    d is :func:`expected_dice` and V the volume of the mask in mL. A network that is sure of far too large a mask is
+    betrayed by its volume, not by its probabilities.
 
     Attributes:
-        slope: At least 0.
-        offset: Value at 0.
+        offset: $b_0$.
+        slopes: $b_1$ and $b_2$.
+        low: Smallest d and log volume it was fitted to; it goes on level beyond, since a line says nothing there.
+        high: Largest.
         n: Number of cases it was fitted to.
     """
 
-    slope: float
     offset: float
+    slopes: tuple[float, float]
+    low: tuple[float, float]
+    high: tuple[float, float]
     n: int
 
-    def __call__(self, value: float) -> float:
-        """The calibrated value; NaN stays NaN."""
-        return float(np.clip(self.slope * value + self.offset, 0.0, 1.0)) if np.isfinite(value) else float("nan")
+    def __call__(self, expected: float, volume_ml: float) -> float:
+        """The calibrated Dice; NaN stays NaN."""
+        if not np.isfinite(expected):
+            return float("nan")
+        features = np.clip((expected, np.log1p(volume_ml)), self.low, self.high)
+        return float(np.clip(self.offset + np.dot(self.slopes, features), 0.0, 1.0))
 
 
 def classes_of(probabilities: NDArray[np.floating]) -> Array:
@@ -161,32 +172,42 @@ def expected_dice(probabilities: NDArray[np.floating], mask: NDArray[np.bool_]) 
 
     Reference:
         Ratio of expectations of Dice's numerator and denominator when voxels are true with probability p. Voxels of one
-        case are not independent, so the value is calibrated on cases (:func:`fit_line`) before it is shown.
+        case are not independent, so the value is calibrated on cases (:func:`fit_dice`) before it is shown.
     """
     if not mask.any():
         return float("nan")
     return float(2.0 * probabilities[mask].sum(dtype=np.float64) / (probabilities.sum(dtype=np.float64) + mask.sum()))
 
 
-def fit_line(pairs: Mapping[str, list[tuple[float, float]]]) -> Line | None:
-    """The rising least-squares line through (expected, reached) pairs, every case with the same weight.
+def fit_dice(rows: Mapping[str, list[tuple[float, float, float]]]) -> DiceModel | None:
+    r"""Fit a :class:`DiceModel`, every case with the same weight.
+
+    Least squares with a ridge: the slopes of features in standard deviations cost $\lambda |b|^2$, $\lambda = 1$, as
+    much as one case that is off by their size, so that few cases move little away from their mean.
 
     Args:
-        pairs: Case -> its pairs, one per subset; pairs that are not finite are left out.
+        rows: Case -> (expected, volume in mL, reached Dice), one per subset; those that are not finite are left out.
 
     Returns:
-        None where fewer than three cases are left. A line that would fall is level, at the mean.
+        None where fewer than five cases are left.
+
+    Reference:
+        Hoerl and Kennard, Ridge Regression, Technometrics 1970.
     """
-    kept = {case: [p for p in pairs[case] if np.isfinite(p).all()] for case in sorted(pairs)}
+    kept = {case: [row for row in rows[case] if np.isfinite(row).all()] for case in sorted(rows)}
     kept = {case: found for case, found in kept.items() if found}
-    if len(kept) < 3:
+    if len(kept) < FEWEST_CASES:
         return None
-    x, y = np.array([pair for found in kept.values() for pair in found], dtype=np.float64).T
+    expected, volume_ml, y = np.array([row for found in kept.values() for row in found], dtype=np.float64).T
+    x = np.stack([expected, np.log1p(volume_ml)], axis=1)
     weight = np.concatenate([np.full(len(found), 1.0 / len(found)) for found in kept.values()])
-    mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
-    spread = float(np.sum(weight * (x - mean_x) ** 2))
-    slope = max(0.0, float(np.sum(weight * (x - mean_x) * (y - mean_y))) / spread) if spread > 1e-12 else 0.0
-    return Line(slope, float(mean_y - slope * mean_x), len(kept))
+    center, middle = np.average(x, axis=0, weights=weight), float(np.average(y, weights=weight))
+    spread = np.maximum(np.sqrt(np.average((x - center) ** 2, axis=0, weights=weight)), 1e-6)
+    z = (x - center) / spread
+    slopes = np.linalg.solve(z.T @ (weight[:, None] * z) + np.eye(2), z.T @ (weight * (y - middle))) / spread
+    (low_d, low_v), (high_d, high_v) = x.min(axis=0).tolist(), x.max(axis=0).tolist()
+    b1, b2 = slopes.tolist()
+    return DiceModel(middle - float(slopes @ center), (b1, b2), (low_d, low_v), (high_d, high_v), len(kept))
 
 
 def _lowest(curve: Array) -> float:

@@ -30,8 +30,8 @@ class VolumeInterval:
 
 
 def volume_residual(predicted_ml: float, reference_ml: float) -> float:
-    r"""How far a volume was off, as a factor: $|\log\frac{r + f}{p + f}|$ with the floor f of 1 mL."""
-    return abs(math.log((reference_ml + FLOOR_ML) / (predicted_ml + FLOOR_ML)))
+    r"""How far a volume was off, as the logarithm of a factor: $\log\frac{r + f}{p + f}$ with the floor f of 1 mL."""
+    return math.log((reference_ml + FLOOR_ML) / (predicted_ml + FLOOR_ML))
 
 
 def highest_level(n: int) -> float:
@@ -59,8 +59,32 @@ def conformal_quantile(residuals: Sequence[float], level: float) -> float | None
     return float(np.sort(residuals)[rank - 1]) if 1 <= rank <= len(residuals) else None
 
 
+def conformal_ends(residuals: Sequence[float], level: float) -> tuple[float, float] | None:
+    r"""Two values between which a new residual lies with at least the probability ``level``.
+
+    With $\alpha = 1 - \mathrm{level}$: from the $\lfloor (n+1)\alpha/2 \rfloor$-th to the
+    $\lceil (n+1)(1-\alpha/2) \rceil$-th smallest residual, so that a network which takes too much gets an interval that
+    lies below its volume. Where n is too small for that, from -q to q, the :func:`conformal_quantile` of absolute
+    residuals. Which of both depends on n alone.
+
+    Args:
+        residuals: Signed, one per calibration case.
+        level: 0 to 1, exclusive.
+
+    Returns:
+        None where the level is not available.
+    """
+    n = len(residuals)
+    lowest = math.floor((n + 1) * (1 - level) / 2 + 1e-9)
+    if lowest >= 1:
+        ordered = np.sort(residuals)
+        return float(ordered[lowest - 1]), float(ordered[n - lowest])
+    quantile = conformal_quantile([abs(value) for value in residuals], level)
+    return None if quantile is None else (-quantile, quantile)
+
+
 def volume_interval(predicted_ml: float, residuals: Sequence[float], level: float) -> VolumeInterval | None:
-    r"""The interval $[(p+f)e^{-q}-f,\ (p+f)e^{q}-f]$, from 0 on, q the conformal quantile of the residuals.
+    r"""The interval $[(p+f)e^{a}-f,\ (p+f)e^{b}-f]$, from 0 on, a and b the conformal ends of the residuals.
 
     Args:
         predicted_ml: Volume p of the mask.
@@ -70,11 +94,11 @@ def volume_interval(predicted_ml: float, residuals: Sequence[float], level: floa
     Returns:
         None where the level is not available.
     """
-    quantile = conformal_quantile(residuals, level)
-    if quantile is None:
+    ends = conformal_ends(residuals, level)
+    if ends is None:
         return None
-    low = max(0.0, (predicted_ml + FLOOR_ML) * math.exp(-quantile) - FLOOR_ML)
-    return VolumeInterval(low, (predicted_ml + FLOOR_ML) * math.exp(quantile) - FLOOR_ML, level, len(residuals))
+    low_ml, high_ml = (max(0.0, (predicted_ml + FLOOR_ML) * math.exp(end) - FLOOR_ML) for end in ends)
+    return VolumeInterval(low_ml, high_ml, level, len(residuals))
 
 
 def exact_binomial(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort, discover
 from mindgap.data.store import INDEX, open_store
 from mindgap.errors import SettingError
-from mindgap.evaluation.calibration import Line, Temperature, fit_line, fit_temperature, likelihood_curve
+from mindgap.evaluation.calibration import DiceModel, Temperature, fit_dice, fit_temperature, likelihood_curve
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.files import read_json
@@ -29,7 +29,7 @@ from mindgap.sequences import Subset, format_subset
 
 Progress = Callable[[int, int, str], None]
 FEWEST_ALONE = 20
-"""Cases from which on a subset has its own temperature and line; below, all subsets share one."""
+"""Cases from which on a subset has its own temperature and Dice model; below, all subsets share one."""
 _VOXELS = 20_000
 _COARSE = np.geomspace(0.25, 8.0, 17)
 
@@ -98,7 +98,7 @@ def calibrate(
         review_below=review_below,
         observed=observed,
         temperatures=temperatures,
-        lines=_lines(observed),
+        dice_models=_dice_models(observed),
         known=measured.known,
     )
 
@@ -211,18 +211,19 @@ def _at_temperature(row: Observed, curve: NDArray[np.float64], temperatures: Map
     return replace(row, expected=float(np.interp(np.log(temperature), np.log(_COARSE), curve)))
 
 
-def _lines(observed: Sequence[Observed]) -> dict[str, dict[str, Line]]:
-    lines: dict[str, dict[str, Line]] = {POOLED: {}}
+def _dice_models(observed: Sequence[Observed]) -> dict[str, dict[str, DiceModel]]:
+    """One of all subsets together, and one of each subset that has enough cases."""
+    models: dict[str, dict[str, DiceModel]] = {POOLED: {}}
     for subset in (POOLED, *dict.fromkeys(row.subset for row in observed)):
         for region in map(str, REGIONS):
-            pairs: dict[str, list[tuple[float, float]]] = {}
+            rows: dict[str, list[tuple[float, float, float]]] = {}
             for row in observed:
                 if row.region == region and subset in (POOLED, row.subset):
-                    pairs.setdefault(row.case, []).append((row.expected, row.dice))
-            line = fit_line(pairs)
-            if line is not None and (subset == POOLED or line.n >= FEWEST_ALONE):
-                lines.setdefault(subset, {})[region] = line
-    return lines
+                    rows.setdefault(row.case, []).append((row.expected, row.predicted_ml, row.dice))
+            model = fit_dice(rows)
+            if model is not None and (subset == POOLED or model.n >= FEWEST_ALONE):
+                models.setdefault(subset, {})[region] = model
+    return models
 
 
 def _source(folder: Path) -> Path:

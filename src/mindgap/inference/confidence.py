@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mindgap.data.case import Case
 from mindgap.errors import MindgapError
-from mindgap.evaluation.calibration import Line, Temperature, expected_dice, scale_classes, scale_regions
+from mindgap.evaluation.calibration import DiceModel, Temperature, expected_dice, scale_classes, scale_regions
 from mindgap.evaluation.conformal import highest_level, volume_interval, volume_residual
 from mindgap.files import read_json, write_json
 from mindgap.inference.estimate import Estimate
@@ -69,7 +69,7 @@ class Confidence:
         review_below: Expected Dice of WT below which a mask is to be looked at.
         observed: Every case, subset and region.
         temperatures: Subset, or ``POOLED`` -> temperature.
-        lines: Subset, or ``POOLED`` -> region -> from expected to reached Dice.
+        dice_models: Subset, or ``POOLED`` -> region -> from expected to reached Dice.
         known: Case -> sequence -> features of training and calibration cases.
     """
 
@@ -80,16 +80,16 @@ class Confidence:
     review_below: float
     observed: tuple[Observed, ...]
     temperatures: Mapping[str, Temperature]
-    lines: Mapping[str, Mapping[str, Line]]
+    dice_models: Mapping[str, Mapping[str, DiceModel]]
     known: Mapping[str, Mapping[Sequence, Features]]
 
     def temperature(self, subset: str) -> float:
         """Of the subset, or of all together where its cases were too few."""
         return (self.temperatures.get(subset) or self.temperatures[POOLED]).value
 
-    def line(self, subset: str, region: str) -> Line | None:
+    def dice_model(self, subset: str, region: str) -> DiceModel | None:
         """From expected to reached Dice; None where too few cases were known."""
-        return self.lines.get(subset, {}).get(region) or self.lines[POOLED].get(region)
+        return self.dice_models.get(subset, {}).get(region) or self.dice_models[POOLED].get(region)
 
     def residuals(self, subset: str, region: str) -> list[float]:
         """Volume residuals of the cases on exactly this subset: only these are exchangeable with a new one."""
@@ -118,13 +118,11 @@ def estimate(confidence: Confidence, segmentation: Segmentation, case: Case, *, 
     subset = format_subset(segmentation.subset)
     temperature = confidence.temperature(subset)
     raw = expected_by_region(*shown_voxels(segmentation), temperature)
-    lines = {region: confidence.line(subset, str(region)) for region in REGIONS}
-    dice = {r: math.nan if line is None else line(raw[r]) for r, line in lines.items()}
+    models = {region: confidence.dice_model(subset, str(region)) for region in REGIONS}
+    volumes_ml = segmentation.volumes_ml
+    dice = {r: math.nan if model is None else model(raw[r], volumes_ml[r]) for r, model in models.items()}
     residuals = {region: confidence.residuals(subset, str(region)) for region in REGIONS}
-    volumes = {
-        region: volume_interval(segmentation.volumes_ml[region], residuals[region], confidence.level)
-        for region in REGIONS
-    }
+    volumes = {region: volume_interval(volumes_ml[region], residuals[region], confidence.level) for region in REGIONS}
     strange = strangeness({s: describe_image(case.images[s]) for s in segmentation.subset}, confidence.known)
     n = len(residuals[Region.WT])
     return Estimate(
@@ -183,7 +181,7 @@ def write_confidence(folder: Path, confidence: Confidence) -> None:
         "format": FORMAT,
         **{name: getattr(confidence, name) for name in ("model_sha256", "coverage", "part", "level", "review_below")},
         "temperatures": {subset: _plain(asdict(t)) for subset, t in confidence.temperatures.items()},
-        "lines": {s: {r: asdict(line) for r, line in lines.items()} for s, lines in confidence.lines.items()},
+        "dice_models": {s: {r: asdict(m) for r, m in models.items()} for s, models in confidence.dice_models.items()},
         "observed": [_plain(asdict(row)) for row in confidence.observed],
         "known": {
             case: {str(s): [round(x, 5) for x in features] for s, features in images.items()}
@@ -216,7 +214,9 @@ def read_confidence(folder: Path, model_sha256: str) -> Confidence | None:
             **{name: value[name] for name in ("model_sha256", "coverage", "part", "level", "review_below")},
             observed=tuple(Observed(**_numbers(row)) for row in value["observed"]),
             temperatures={subset: Temperature(**_numbers(t)) for subset, t in value["temperatures"].items()},
-            lines={s: {r: Line(**line) for r, line in lines.items()} for s, lines in value["lines"].items()},
+            dice_models={
+                s: {r: _dice_model(m) for r, m in models.items()} for s, models in value["dice_models"].items()
+            },
             known={
                 case: {Sequence(s): tuple(features) for s, features in images.items()}
                 for case, images in value["known"].items()
@@ -233,6 +233,11 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _dice_model(value: dict[str, Any]) -> DiceModel:
+    pairs: dict[str, Any] = {name: tuple(value[name]) for name in ("slopes", "low", "high")}
+    return DiceModel(**{**value, **pairs})
 
 
 def _reasons(
