@@ -68,16 +68,16 @@ class DiceModel:
         return float(np.clip(self.offset + np.dot(self.slopes, features), 0.0, 1.0))
 
 
-def classes_of(probabilities: NDArray[np.floating]) -> Array:
+def classes_of(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
     """Probabilities of the classes (C v), from those of the nested regions WT, TC, ET (R v)."""
-    wt, tc, et = np.asarray(probabilities, dtype=np.float64)
-    shares = np.empty((CLASS_COUNT, *wt.shape))
+    wt, tc, et = probabilities
+    shares = np.empty((CLASS_COUNT, *wt.shape), dtype=probabilities.dtype)
     shares[BACKGROUND_CLASS], shares[ED_CLASS] = 1 - wt, wt - tc
     shares[NCR_CLASS], shares[ET_CLASS] = tc - et, et
-    return np.clip(shares, _LEAST, 1.0)  # resampling and bf16 leave differences a little below 0
+    return np.clip(shares, _LEAST, 1.0, out=shares)  # resampling and bf16 leave differences a little below 0
 
 
-def scale_classes(probabilities: NDArray[np.floating], temperature: float) -> Array:
+def scale_classes(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.floating]:
     r"""Class probabilities at a temperature: $p_c^{1/T} / \sum_{c'} p_{c'}^{1/T}$.
 
     For a softmax this is the softmax of the logits divided by T; the order of the classes, and so the mask, stays.
@@ -93,12 +93,13 @@ def scale_classes(probabilities: NDArray[np.floating], temperature: float) -> Ar
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2. We differ: it is applied to
         probabilities that were averaged over tiles and resampled to the grid of the files, since these make the mask.
     """
-    powers = classes_of(probabilities) ** (1.0 / temperature)
-    shares: Array = powers / powers.sum(0)
+    shares = classes_of(probabilities)
+    np.exp(np.log(shares, out=shares) / shares.dtype.type(temperature), out=shares)
+    shares /= shares.sum(0)
     return shares
 
 
-def scale_regions(probabilities: NDArray[np.floating], temperature: float) -> Array:
+def scale_regions(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.floating]:
     """Nested region probabilities WT, TC, ET (R v) at a temperature; see :func:`scale_classes`."""
     shares = scale_classes(probabilities, temperature)
     et, tc = shares[ET_CLASS], shares[ET_CLASS] + shares[NCR_CLASS]
@@ -115,7 +116,7 @@ def likelihood_curve(probabilities: NDArray[np.floating], target: NDArray[np.int
         probabilities: Nested WT, TC, ET (R v).
         target: Classes (v).
     """
-    logs = np.log(classes_of(probabilities))
+    logs = np.log(classes_of(probabilities).astype(np.float64))
     true = np.take_along_axis(logs, np.asarray(target, dtype=np.int64)[None], 0)[0]
     return np.array([np.mean(np.log(np.exp(logs / t).sum(0)) - true / t) for t in TEMPERATURES])
 
