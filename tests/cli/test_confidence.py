@@ -133,4 +133,7 @@ def test_a_test_cohort_is_held_against_the_estimates(runs, journey, tmp_path, ca
     printed = capsys.readouterr().out
     assert "MAE of expected Dice" in printed
     assert (tmp_path / "held" / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    shutil.copyfile(tmp_path / "held" / "reliability.png", run / "reliability.png")
+    assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
+    assert "Reliability curves of run" in (tmp_path / "page.html").read_text()
     assert len((tmp_path / "held" / "confidence-test.csv").read_text().splitlines()) == 1 + 3 * 6

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mindgap.inference.confidence import Confidence
     from mindgap.inference.predictor import Predictor
 
-TRIALS, PICTURE = "confidence-test.csv", "reliability.png"
+TRIALS = "confidence-test.csv"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.inference.confidence import write_confidence
     from mindgap.inference.predictor import Predictor
     from mindgap.processor import keep_freed_memory
+    from mindgap.runfiles import CONFIDENCE
     from mindgap.sequences import parse_subsets
 
     if settings.out is not None and settings.test is None:
@@ -86,7 +87,7 @@ def run(words: Sequence[str]) -> int:
     )
     write_confidence(settings.model, confidence)
     print_confidence(confidence)
-    say(f"wrote {settings.model / 'confidence.json'}")
+    say(f"wrote {settings.model / CONFIDENCE}")
     if trial is not None:
         from mindgap.inference.assessment import assess
 
@@ -151,11 +152,12 @@ def write_assessment(found: Assessment, out: Path, predictor: Predictor) -> None
     from mindgap.inference.assessment import write_trials
     from mindgap.report.figures import save_png
     from mindgap.report.reliability import draw_reliability
+    from mindgap.runfiles import RELIABILITY
 
     write_trials(out / TRIALS, found.trials)
     pairs = [(trial.subset, trial.region, trial.expected_dice, trial.dice) for trial in found.trials]
-    save_png(draw_reliability(found.bins, pairs, title=predictor.folder.resolve().name), out / PICTURE)
-    say(f"wrote {out / TRIALS} and {out / PICTURE}")
+    save_png(draw_reliability(found.bins, pairs, title=predictor.folder.resolve().name), out / RELIABILITY)
+    say(f"wrote {out / TRIALS} and {out / RELIABILITY}")
 
 
 def _coverage(row: Verdict) -> str:
