@@ -16,12 +16,12 @@ QUICK = ["--coverage", "whole"]
 
 @pytest.fixture(scope="module")
 def runs(journey, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Copies of both students, measured on the validation case and on every other that they did not learn from."""
+    """Copies of both students, measured on their validation case, found by the manifest and by the store."""
     root = tmp_path_factory.mktemp("calibrated é")
     made = []
-    for run in (journey.flair, journey.t1ce):
+    for run, data in ((journey.flair, []), (journey.t1ce, ["--data", str(journey.store)])):
         shutil.copytree(run, root / run.name)
-        words = ["calibrate", str(root / run.name), "--level", "0.5", "--review-below", "1", *QUICK]
+        words = ["calibrate", str(root / run.name), "--level", "0.5", "--review-below", "1", *QUICK, *data]
         assert main(words) == 0
         made.append(root / run.name)
     return made[0], made[1]
