@@ -85,6 +85,7 @@ def test_a_set_of_networks_answers_and_advises(runs, patient, tmp_path, capsys, 
     printed = capsys.readouterr().out
     assert "FLAIR" in printed
     assert "change of mean Dice" in printed
+    assert "nothing is known of acquiring T1, T2" in printed
     (image,) = patient.iterdir()
     image.rename(patient / image.name.replace("t1ce", "t2"))
     said = fails(["segment", str(patient), "--model", str(model), "-o", str(tmp_path / "t.nii"), *QUICK])

@@ -38,12 +38,16 @@ def run(words: Sequence[str]) -> int:
     from mindgap.inference.advice import advise
     from mindgap.inference.selection import read_members
     from mindgap.regions import REGIONS
+    from mindgap.sequences import SEQUENCES
 
     files = case_from_folder(settings.case, label=False)
     now, found = advise(read_members(settings.model), files.case_id, files.sequences)
     say(now.describe(files.sequences))
+    told = {*files.sequences, *(advice.sequence for advice in found)}
+    unknown = [str(sequence) for sequence in SEQUENCES if sequence not in told]
+    if unknown:
+        say(f"nothing is known of acquiring {', '.join(unknown)}: no network uses it, or none was measured with it.")
     if not found:
-        say("no absent sequence is one that the model was measured with.")
         return 0
     names = ("mean", *map(str, REGIONS))
     print_table(
