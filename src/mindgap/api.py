@@ -30,6 +30,7 @@ from mindgap.inference.exported import Exported
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.record import find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
+from mindgap.inference.selection import answering, answering_cohort
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
 from mindgap.regions import find_convention
 from mindgap.report.collect import collect
@@ -110,7 +111,7 @@ def segment(
 
     Args:
         files: The case, any set of sequences that contains the model's.
-        model: Run folder or model folder.
+        model: Run folder, or model folder of one network or several.
         out: The mask, ending in .nii.gz or .nii.
         convention: How labels are numbered in the file.
         device: auto, cpu or cuda.
@@ -128,13 +129,14 @@ def segment(
     if not is_nifti(out):
         raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
     labels = find_convention(convention)
-    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+    folder, confidence = answering(model, files.case_id, files.sequences, say)
+    predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
     if out.exists() and not is_own_mask(out):
         raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
-    found = find_in(predictor, read_for(predictor, files, force=force))
+    found = find_in(predictor, read_for(predictor, files, force=force), confidence)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
     return found.segmentation
@@ -191,10 +193,12 @@ def segment_cohort(
     if out.resolve() == data.resolve():
         raise SettingError(f"{out} is the folder of the images: choose another one for the masks, such as {out}/masks.")
     cohort = discover(data, label=False)
-    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+    folder, confidence = answering_cohort(model, {files.sequences for files in cohort.cases}, say)
+    predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
     outcome = segment_cases(
-        predictor, cohort, out, convention=labels, shard=share, resume=resume, force=force, progress=progress
-    )
+        predictor, cohort, out, convention=labels, shard=share, resume=resume, force=force, confidence=confidence,
+        progress=progress,
+    )  # fmt: skip
     say(f"wrote {write_summary(out)}")
     status = read_status(out)
     waiting = {files.case_id for files in cohort.cases} - set(status)

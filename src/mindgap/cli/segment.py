@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mindgap.cli.dicom_input import DicomCase, DicomFlags, open_dicom, refuse_flags, write_dicom_seg
-from mindgap.cli.terminal import parse, print_table, say
+from mindgap.cli.terminal import parse, say
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Segment:
         force: Accept images whose affines disagree.
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
+        entropy: Where to write a map of how unsure the network is, in bits per voxel (0 to 2), of one patient.
         dicom: What only DICOM input takes.
     """
 
@@ -65,6 +66,7 @@ class Segment:
     force: bool = False
     resume: bool = False
     shard: str | None = None
+    entropy: Path | None = None
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
 
 
@@ -77,6 +79,7 @@ def run(words: Sequence[str]) -> int:
     if settings.model is None:
         raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
     keep_freed_memory()
+    from mindgap.cli.confidence import check_entropy_path, print_found, write_entropy
     from mindgap.cli.segment_cohort import is_for_cohort, run_cohort
     from mindgap.data.dicom import holds_dicom
 
@@ -108,6 +111,7 @@ def run(words: Sequence[str]) -> int:
         refuse_flags(settings.dicom)
         files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
         opened = nullcontext(DicomCase(files, {}))
+    check_entropy_path(settings.entropy)
     with opened as case:
         found = segment(
             case.files,
@@ -122,7 +126,9 @@ def run(words: Sequence[str]) -> int:
             force=settings.force,
             say=say,
         )
-        print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
+        print_found(found)
+        if settings.entropy is not None:
+            write_entropy(settings.entropy, found)
         say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
         if settings.dicom.dicom_seg is not None:  # last: where it cannot be written, the mask is there all the same
             write_dicom_seg(settings.dicom.dicom_seg, found, case)

@@ -12,6 +12,7 @@ from mindgap.data.cohort import Cohort
 from mindgap.data.nifti import is_own_mask, read_volume
 from mindgap.errors import InputError, MindgapError
 from mindgap.files import remove_leftovers, sha256_of
+from mindgap.inference.confidence import Confidence
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.record import Found, Reading, find_in, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
@@ -45,6 +46,7 @@ def segment_cases(
     shard: Shard = WHOLE,
     resume: bool = False,
     force: bool = False,
+    confidence: Confidence | None = None,
     progress: Progress = lambda done, total, case: None,
 ) -> Outcome:
     """Segment a share of a cohort into ``out/CASE/CASE_seg.nii.gz`` and keep book of every case.
@@ -61,6 +63,7 @@ def segment_cases(
         shard: The share of the sorted cases that is taken.
         resume: Leave alone what is done; a mask that is missing or damaged is made again.
         force: Accept affines that disagree.
+        confidence: What is known of the network.
         progress: Called when a case has ended.
 
     Raises:
@@ -75,7 +78,7 @@ def segment_cases(
     cases = {files.case_id: files for files in cohort.cases}
     mine = shard.share({*cases, *cohort.rejected})
     with StatusBook(out, shard) as book:
-        run = _Run(predictor, out, convention, force, book, cases_written(out), outcome)
+        run = _Run(predictor, out, convention, force, book, cases_written(out), outcome, confidence)
         waiting = []
         for case_id in mine:
             if case_id not in cases:
@@ -106,6 +109,7 @@ class _Run:
     book: StatusBook
     written_before: set[str]
     outcome: Outcome
+    confidence: Confidence | None = None
 
     def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
         """Take every case through the three steps."""
@@ -137,7 +141,7 @@ class _Run:
     def find(self, reading: Reading) -> Found | str:
         """What is in the case, or why that cannot be told."""
         try:
-            return find_in(self.predictor, reading)
+            return find_in(self.predictor, reading, self.confidence)
         except Exception as error:
             return _one_line(reading.files.case_id, error)
 
@@ -161,6 +165,8 @@ class _Run:
                 mask_sha256=record["mask"]["sha256"],
                 volumes_ml=record["volumes_ml"],
                 seconds=record["seconds"],
+                expected_dice=(record["confidence"] or {}).get("expected_dice", {}),
+                review=(record["confidence"] or {}).get("review", []),
             )
         )
         self.outcome.done.append(case_id)

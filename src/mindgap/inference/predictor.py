@@ -20,6 +20,7 @@ from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
 from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib
+from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
 from mindgap.networks import head_of
 from mindgap.networks.vnet import STRIDE
@@ -44,6 +45,7 @@ class Segmentation:
         maps: Probabilities of WT, TC, ET on the prepared crop (R i j k).
         placement: Where the crop lies.
         coverage: "tiles" or "whole", as it was computed.
+        confidence: How far it can be trusted; None where that is not known.
     """
 
     case_id: str
@@ -54,6 +56,7 @@ class Segmentation:
     maps: Tensor = field(repr=False)
     placement: Placement = field(repr=False)
     coverage: Coverage = "tiles"
+    confidence: Estimate | None = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
 from mindgap.data.nifti import stem_of, write_label
 from mindgap.files import sha256_of, write_json
+from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.predictor import Predictor, Segmentation
 from mindgap.regions import LabelConvention
 from mindgap.sequences import SEQUENCES, format_subset
@@ -74,10 +75,13 @@ def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> 
     return Reading(files, case, sha256, time.perf_counter() - began)
 
 
-def find_in(predictor: Predictor, reading: Reading) -> Found:
-    """Segment what was read."""
+def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | None = None) -> Found:
+    """Segment what was read, and say how far the mask can be trusted where something is known of the network."""
     began = time.perf_counter()
     segmentation = predictor.segment(reading.case)
+    if confidence is not None:
+        found = estimate(confidence, segmentation, reading.case, coverage=predictor.coverage)
+        segmentation = replace(segmentation, confidence=found)
     return Found(reading, segmentation, time.perf_counter() - began)
 
 
@@ -108,6 +112,7 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         **_describe_network(predictor),
         "coverage": found.segmentation.coverage,
         "volumes_ml": {str(region): round(ml, 3) for region, ml in found.segmentation.volumes_ml.items()},
+        "confidence": None if found.segmentation.confidence is None else found.segmentation.confidence.to_plain(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "warnings": warnings_about(found),
         "versions": _versions(),
