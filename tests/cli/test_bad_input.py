@@ -91,7 +91,10 @@ def _no_spacing(folder: Path) -> None:
 
 
 def _flat_affine(folder: Path) -> None:
-    _write(folder / "p_flair.nii.gz", _brain(), np.diag([4.0, 0.0, 4.0, 1.0]))
+    path = _write(folder / "p_flair.nii", _brain())
+    content = bytearray(path.read_bytes())
+    content[296:312] = bytes(16)  # second row of the sform
+    path.write_bytes(content)
 
 
 def _segmentation(folder: Path) -> None:

@@ -67,7 +67,14 @@ def run_cohort(settings: Segment) -> int:
 
 
 def _is_cohort(place: Path) -> bool:
+    from mindgap.data.bids import is_bids, read_bids
+    from mindgap.data.cohort import channel_folder
+
     if place.suffix.lower() == ".csv":
+        return True
+    if is_bids(place):  # a subject or session is a patient where it holds one case
+        return not place.resolve().name.startswith(("sub-", "ses-")) or sum(map(len, read_bids(place))) > 1
+    if place.is_dir() and channel_folder(place) is not None:
         return True
     if not place.is_dir() or _holds_images(place):
         return False
