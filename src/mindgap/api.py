@@ -23,7 +23,8 @@ from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import read_json, write_json, write_text
-from mindgap.inference.cohort import Outcome, mask_of, segment_cases
+from mindgap.inference.cohort import Outcome, segment_cases
+from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.record import find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
@@ -98,6 +99,7 @@ def segment(
     precision: str = "auto",
     coverage: Coverage = "tiles",
     force: bool = False,
+    probabilities: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmentation:
     """Segment one case and write the mask, in the case's own grid, with its sidecar and its manifest.
@@ -111,6 +113,7 @@ def segment(
         precision: auto, fp32 or bf16.
         coverage: Half-overlapping tiles, or the whole brain in one pass.
         force: Accept images whose affines disagree (never ones whose shapes do).
+        probabilities: Also write the probabilities of WT, TC and ET beside the mask.
         say: Takes lines worth reading (which file was taken for which sequence).
 
     Raises:
@@ -125,9 +128,13 @@ def segment(
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
     if out.exists() and not is_own_mask(out):
         raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
+    if probabilities:
+        check_probability_files(out)
     found = find_in(predictor, read_for(predictor, files, force=force))
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
+    if probabilities:
+        say(f"wrote {write_region_probabilities(out, found.segmentation)[0]}")
     return found.segmentation
 
 
@@ -143,6 +150,8 @@ def segment_cohort(
     precision: str = "auto",
     coverage: Coverage = "tiles",
     force: bool = False,
+    layout: Layout = "folders",
+    probabilities: bool = False,
     progress: Progress = silent,
     drawing: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
@@ -163,6 +172,8 @@ def segment_cohort(
         precision: auto, fp32 or bf16.
         coverage: As in :func:`segment`.
         force: Accept images whose affines disagree.
+        layout: "folders", or "bids" for a BIDS derivative data set.
+        probabilities: As in :func:`segment`; in BIDS a file for each region.
         progress: Called when a case has ended.
         drawing: Called when a case has been drawn.
         say: Takes lines worth reading.
@@ -180,7 +191,16 @@ def segment_cohort(
     cohort = discover(data, label=False)
     predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
     outcome = segment_cases(
-        predictor, cohort, out, convention=labels, shard=share, resume=resume, force=force, progress=progress
+        predictor,
+        cohort,
+        out,
+        convention=labels,
+        shard=share,
+        resume=resume,
+        force=force,
+        layout=layout,
+        probabilities=probabilities,
+        progress=progress,
     )
     say(f"wrote {write_summary(out)}")
     status = read_status(out)
@@ -188,17 +208,17 @@ def segment_cohort(
     if waiting:
         say(f"{len(waiting)} cases of other shards have not ended; the last shard to end draws {OVERLAYS}")
         return outcome
-    for page in write_sheets(_sheet_cases(cohort, status, out), out / OVERLAYS, labels, progress=drawing):
+    for page in write_sheets(_sheet_cases(cohort, status, out, layout), out / OVERLAYS, labels, progress=drawing):
         say(f"wrote {page}")
     return outcome
 
 
-def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path) -> list[SheetCase]:
+def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, layout: Layout) -> list[SheetCase]:
     """The cases that have a mask, with the images the network saw."""
     return [
         SheetCase(
             files.case_id,
-            mask_of(out, files.case_id),
+            mask_of(out, files.case_id, parse_subset(status[files.case_id].subset), layout),
             {str(s): files.images[s] for s in parse_subset(status[files.case_id].subset) if s in files.images},
         )
         for files in cohort.cases

@@ -43,6 +43,9 @@ class Segment:
         force: Accept images whose affines disagree.
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
+        probabilities: Also write the probabilities of WT, TC and ET (float32): beside seg.nii.gz, a 4-D
+            seg_probabilities.nii.gz whose .json names the channels; in BIDS a label-ET_probseg for each region.
+        layout: folders: OUT/CASE/CASE_seg.nii.gz. bids: OUT is a BIDS derivative data set, of a cohort or of one case.
         dicom: What only DICOM input takes.
     """
 
@@ -60,6 +63,8 @@ class Segment:
     force: bool = False
     resume: bool = False
     shard: str | None = None
+    probabilities: bool = False
+    layout: Literal["folders", "bids"] = "folders"
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
 
 
@@ -76,6 +81,8 @@ def run(words: Sequence[str]) -> int:
     from mindgap.data.dicom import holds_dicom
 
     dicom = settings.case is not None and holds_dicom(settings.case)
+    if settings.layout == "bids" and (dicom or settings.case is None):
+        raise SettingError("--layout bids takes a folder of NIfTI files or a table: it names masks by their case.")
     if not dicom and is_for_cohort(settings):
         refuse_flags(settings.dicom)
         return run_cohort(settings)
@@ -113,6 +120,7 @@ def run(words: Sequence[str]) -> int:
             precision=settings.precision,
             coverage=settings.coverage,
             force=settings.force,
+            probabilities=settings.probabilities,
             say=say,
         )
         print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])

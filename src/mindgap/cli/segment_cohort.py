@@ -17,7 +17,7 @@ def is_for_cohort(settings: Segment) -> bool:
     """
     from mindgap.errors import SettingError
 
-    many = settings.case is not None and _is_cohort(settings.case)
+    many = settings.case is not None and (settings.layout == "bids" or _is_cohort(settings.case))
     if not many and (settings.resume or settings.shard is not None):
         raise SettingError("--resume and --shard are for cohorts: name a folder of case folders, or a CSV table.")
     return many
@@ -54,6 +54,8 @@ def run_cohort(settings: Segment) -> int:
         precision=settings.precision,
         coverage=settings.coverage,
         force=settings.force,
+        layout=settings.layout,
+        probabilities=settings.probabilities,
         progress=ProgressLine("segmenting"),
         drawing=lambda done, total, case_id: begun("drawing")(done, total, case_id),
         say=say,
