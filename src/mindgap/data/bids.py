@@ -1,7 +1,7 @@
-"""BIDS: cases of a data set by the names of its files, which are entities (``sub-01_ses-1_ce-gd_T1w``), never opened.
+"""BIDS: cases of a data set by the names of its files, which are entities (``sub-01_ce-gd_T1w``), never opened.
 
-A case is a subject, or a session of one. Contrast is the entity ``ce-``. Where two files could be the same sequence (runs,
-acquisitions), the case is refused with the candidates: which one is good enough is for a person to say.
+A case is a subject, or a session of one. Contrast is the entity ``ce-``. Where two files could be the same sequence
+(runs, acquisitions), the case is refused with the candidates: which one is good enough is for a person to say.
 """
 
 from __future__ import annotations

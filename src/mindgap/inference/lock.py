@@ -1,4 +1,4 @@
-"""A lock on a folder's share, so that two processes do not do the same work; the kernel releases it with its process."""
+"""A lock on a share of a cohort, so that no two processes do the same work; the kernel releases it with its process."""
 
 from __future__ import annotations
 
