@@ -122,7 +122,7 @@ def test_a_share_is_not_run_twice_at_once_and_the_lock_dies_with_its_process(any
     lock = out / ".status-1-of-2.jsonl.lock"
     with subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(SettingError, match="share 1/2 of .* is at work in another process"):
+        with pytest.raises(SettingError, match=r"share 1/2 of .* is at work in another process"):
             _segment(anything, cohort, out, shard=Shard(1, 2))
         assert _segment(anything, cohort, out, shard=Shard(2, 2)).done == ["sub-01_ses-2"]
         os.kill(other.pid, signal.SIGKILL)
