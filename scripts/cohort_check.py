@@ -18,12 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 
+from mindgap.data.prepared import Preparation
 from mindgap.files import sha256_of
 from mindgap.inference.status import read_status
 from mindgap.networks import build_network
@@ -82,7 +84,7 @@ def check(root: Path, count: int, spacing_mm: float) -> int:
     print(f"\n{count} cases, {len(broken)} broken; killed after {len(first)} masks ({seconds[0]:.0f} s), ", end="")
     print(f"resumed: {len(repeated)} more ({seconds[1]:.0f} s)\n")
     for case, way in broken.items():
-        print(f"  {case}  {way:<22} {status[case].reason}")
+        print(f"  {case}  {way:<22} {status[case].reason if case in status else done.stderr}")
     print()
     for fact, holds in facts.items():
         print(f"  {'yes' if holds else 'NO ':<4} {fact}")
@@ -103,7 +105,7 @@ def save_untrained(folder: Path) -> Path:
     """A network that takes FLAIR: what it says is of no interest here."""
     torch.manual_seed(0)
     arguments = {"channels_in": 1, "width": 4}
-    card = ModelCard("vnet", arguments, SEQUENCES[3:], {}, crop=16, method="unimodal")
+    card = ModelCard("vnet", arguments, SEQUENCES[3:], asdict(Preparation()), crop=16, method="unimodal")
     save_network(folder, build_network("vnet", arguments), card)
     return folder
 
