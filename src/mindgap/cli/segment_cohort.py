@@ -75,7 +75,8 @@ def _is_cohort(place: Path) -> bool:
     if place.suffix.lower() == ".csv":
         return True
     if is_bids(place):  # a subject or session is a patient where it holds one case
-        return not place.resolve().name.startswith(("sub-", "ses-")) or sum(map(len, read_bids(place))) > 1
+        cases, rejected = read_bids(place)
+        return not place.resolve().name.startswith(("sub-", "ses-")) or len(cases) + len(rejected) > 1
     if place.is_dir() and channel_folder(place) is not None:
         return True
     if not place.is_dir() or _holds_images(place):

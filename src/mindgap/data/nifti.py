@@ -270,7 +270,7 @@ def _stored_edges(image: Any, path: Path) -> tuple[float, ...]:
     if not isinstance(image, nib.Nifti1Pair) or image.header["sform_code"] > 0:
         return ()
     place = image.file_map["header"] if "header" in image.file_map else image.file_map["image"]
-    with nib.openers.ImageOpener(place.filename or path, "rb") as handle:
+    with nib.openers.ImageOpener(str(place.filename or path), "rb") as handle:
         header = type(image).header_class.from_fileobj(handle, check=False)
     return tuple(header["pixdim"][1 : 1 + min(3, header["dim"][0])].tolist())
 
