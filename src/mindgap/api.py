@@ -23,10 +23,11 @@ from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import read_json, write_json, write_text
-from mindgap.inference.cohort import Outcome, mask_of, segment_cases
+from mindgap.inference.cohort import Outcome, segment_cases
 from mindgap.inference.export import Calibration
 from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
+from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.record import find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
@@ -105,6 +106,7 @@ def segment(
     engine: str = "auto",
     tta: bool = False,
     force: bool = False,
+    probabilities: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmentation:
     """Segment one case and write the mask, in the case's own grid, with its sidecar and its manifest.
@@ -121,6 +123,7 @@ def segment(
         engine: auto, torch or openvino.
         tta: Average over the eight mirror images of the brain.
         force: Accept images whose affines disagree (never ones whose shapes do).
+        probabilities: Also write the probabilities of WT, TC and ET beside the mask.
         say: Takes lines worth reading (which file was taken for which sequence).
 
     Raises:
@@ -136,9 +139,13 @@ def segment(
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
     if out.exists() and not is_own_mask(out):
         raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
+    if probabilities:
+        check_probability_files(out)
     found = find_in(predictor, read_for(predictor, files, force=force), confidence)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
+    if probabilities:
+        say(f"wrote {write_region_probabilities(out, found.segmentation)[0]}")
     return found.segmentation
 
 
@@ -156,6 +163,8 @@ def segment_cohort(
     engine: str = "auto",
     tta: bool = False,
     force: bool = False,
+    layout: Layout = "folders",
+    probabilities: bool = False,
     progress: Progress = silent,
     drawing: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
@@ -178,6 +187,8 @@ def segment_cohort(
         engine: As in :func:`segment`.
         tta: As in :func:`segment`.
         force: Accept images whose affines disagree.
+        layout: "folders", or "bids" for a BIDS derivative data set.
+        probabilities: As in :func:`segment`; in BIDS a file for each region.
         progress: Called when a case has ended.
         drawing: Called when a case has been drawn.
         say: Takes lines worth reading.
@@ -196,26 +207,35 @@ def segment_cohort(
     folder, confidence = answering_cohort(model, {files.sequences for files in cohort.cases}, say)
     predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
     outcome = segment_cases(
-        predictor, cohort, out, convention=labels, shard=share, resume=resume, force=force, confidence=confidence,
+        predictor,
+        cohort,
+        out,
+        convention=labels,
+        shard=share,
+        resume=resume,
+        force=force,
+        confidence=confidence,
+        layout=layout,
+        probabilities=probabilities,
         progress=progress,
-    )  # fmt: skip
+    )
     say(f"wrote {write_summary(out)}")
     status = read_status(out)
     waiting = {files.case_id for files in cohort.cases} - set(status)
     if waiting:
         say(f"{len(waiting)} cases of other shards have not ended; the last shard to end draws {OVERLAYS}")
         return outcome
-    for page in write_sheets(_sheet_cases(cohort, status, out), out / OVERLAYS, labels, progress=drawing):
+    for page in write_sheets(_sheet_cases(cohort, status, out, layout), out / OVERLAYS, labels, progress=drawing):
         say(f"wrote {page}")
     return outcome
 
 
-def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path) -> list[SheetCase]:
+def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, layout: Layout) -> list[SheetCase]:
     """The cases that have a mask, with the images the network saw."""
     return [
         SheetCase(
             files.case_id,
-            mask_of(out, files.case_id),
+            mask_of(out, files.case_id, parse_subset(status[files.case_id].subset), layout),
             {str(s): files.images[s] for s in parse_subset(status[files.case_id].subset) if s in files.images},
         )
         for files in cohort.cases

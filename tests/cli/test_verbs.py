@@ -62,6 +62,26 @@ def test_doctor_names_device_precision_and_packages(capsys: pytest.CaptureFixtur
     assert "nothing is missing" in text
 
 
+def test_doctor_lists_optional_packages_with_version_or_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    version = importlib.metadata.version
+
+    def without_pydicom(name: str) -> str:
+        if name == "pydicom":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_pydicom)
+    assert main(["doctor"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pydicom not installed: pip install 'mindgap[dicom]'; for DICOM in" in text
+    assert f"submitit {version('submitit')} jobs on SLURM" in text
+    assert "nothing is missing" in text
+
+
 def test_cite_prints_exactly_what_a_run_used(journey, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["cite", str(journey.t1ce)]) == 0

@@ -13,7 +13,8 @@ import pytest
 from mindgap.data.cohort import Cohort, discover
 from mindgap.errors import MindgapError, SettingError
 from mindgap.inference import cohort as module
-from mindgap.inference.cohort import mask_of, segment_cases
+from mindgap.inference.cohort import segment_cases
+from mindgap.inference.layout import mask_of
 from mindgap.inference.status import Shard, read_status, write_summary
 from mindgap.regions import find_convention
 from mindgap.runfiles import COHORT, STATUS, read_lines

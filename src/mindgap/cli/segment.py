@@ -47,6 +47,9 @@ class Segment:
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
         entropy: Where to write a map of how unsure the network is, in bits per voxel (0 to 2), of one patient.
+        probabilities: Also write the probabilities of WT, TC and ET (float32): beside seg.nii.gz, a 4-D
+            seg_probabilities.nii.gz whose .json names the channels; in BIDS a label-ET_probseg for each region.
+        layout: folders: OUT/CASE/CASE_seg.nii.gz. bids: OUT is a BIDS derivative data set, of a cohort or of one case.
         dicom: What only DICOM input takes.
     """
 
@@ -67,6 +70,8 @@ class Segment:
     resume: bool = False
     shard: str | None = None
     entropy: Path | None = None
+    probabilities: bool = False
+    layout: Literal["folders", "bids"] = "folders"
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
 
 
@@ -84,6 +89,8 @@ def run(words: Sequence[str]) -> int:
     from mindgap.data.dicom import holds_dicom
 
     dicom = settings.case is not None and holds_dicom(settings.case)
+    if settings.layout == "bids" and (dicom or settings.case is None):
+        raise SettingError("--layout bids takes a folder of NIfTI files or a table: it names masks by their case.")
     if not dicom and is_for_cohort(settings):
         refuse_flags(settings.dicom)
         return run_cohort(settings)
@@ -124,6 +131,7 @@ def run(words: Sequence[str]) -> int:
             engine=settings.engine,
             tta=settings.tta,
             force=settings.force,
+            probabilities=settings.probabilities,
             say=say,
         )
         print_found(found)

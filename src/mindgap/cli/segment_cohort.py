@@ -17,7 +17,7 @@ def is_for_cohort(settings: Segment) -> bool:
     """
     from mindgap.errors import SettingError
 
-    many = settings.case is not None and _is_cohort(settings.case)
+    many = settings.case is not None and (settings.layout == "bids" or _is_cohort(settings.case))
     if not many and (settings.resume or settings.shard is not None):
         raise SettingError("--resume and --shard are for cohorts: name a folder of case folders, or a CSV table.")
     return many
@@ -58,6 +58,8 @@ def run_cohort(settings: Segment) -> int:
         engine=settings.engine,
         tta=settings.tta,
         force=settings.force,
+        layout=settings.layout,
+        probabilities=settings.probabilities,
         progress=ProgressLine("segmenting"),
         drawing=lambda done, total, case_id: begun("drawing")(done, total, case_id),
         say=say,
@@ -71,7 +73,15 @@ def run_cohort(settings: Segment) -> int:
 
 
 def _is_cohort(place: Path) -> bool:
+    from mindgap.data.bids import is_bids, read_bids
+    from mindgap.data.cohort import channel_folder
+
     if place.suffix.lower() == ".csv":
+        return True
+    if is_bids(place):  # a subject or session is a patient where it holds one case
+        cases, rejected = read_bids(place)
+        return not place.resolve().name.startswith(("sub-", "ses-")) or len(cases) + len(rejected) > 1
+    if place.is_dir() and channel_folder(place) is not None:
         return True
     if not place.is_dir() or _holds_images(place):
         return False

@@ -148,7 +148,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
         "subset": format_subset(used),
         "inputs": {
             str(sequence): {
-                "file": str(images[sequence].path.resolve()),
+                "file": _place(images[sequence].path),
                 "channel": images[sequence].channel,
                 "sha256": found.reading.sha256[images[sequence].path],
             }
@@ -158,6 +158,11 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
         "missing_for_network": [str(sequence) for sequence in predictor.card.sequences if sequence not in images],
         "not_opened": [str(sequence) for sequence in images if sequence not in used],
     }
+
+
+def _place(path: Path) -> str:
+    """Where a file lies; an image that was given in memory has a name instead."""
+    return str(path.resolve() if path.is_file() else path)
 
 
 def _describe_network(predictor: Predictor) -> dict[str, Any]:
