@@ -38,7 +38,8 @@ class Calibrate:
         test: A second cohort with labels, on which the estimates are held against what is so.
         out: Folder for the test's table (confidence-test.csv) and picture (reliability.png); the run folder by default.
         labels: Label convention, where the files do not tell.
-        coverage: Half-overlapping tiles, or the whole brain; calibrate as you will segment.
+        coverage: As of `mindgap segment`; calibrate as you will segment.
+        engine: As of `mindgap segment`.
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
     """
@@ -52,7 +53,8 @@ class Calibrate:
     test: Path | None = None
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     labels: str | None = None
-    coverage: Literal["tiles", "whole"] = "tiles"
+    coverage: Literal["auto", "tiles", "whole"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
     device: str = "auto"
     precision: str = "auto"
 
@@ -72,7 +74,11 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("--out is where the table of --test goes: name a test cohort too, or leave it out.")
     keep_freed_memory()
     predictor = Predictor.load(
-        settings.model, device=settings.device, precision=settings.precision, coverage=settings.coverage
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        coverage=settings.coverage,
+        engine=settings.engine,
     )
     trial = None if settings.test is None else find_cohort(settings.test, settings.labels)  # refused before the work
     confidence = calibrate(

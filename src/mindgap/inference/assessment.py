@@ -144,7 +144,7 @@ def assess(
     trials: list[Trial] = []
     bins: dict[tuple[str, str], tuple[Bins, Bins]] = {}
     for view in segmented(predictor, cases, cohort, wanted, progress=progress):
-        found = estimate(confidence, view.segmentation, view.case, coverage=predictor.coverage)
+        found = estimate(confidence, view.segmentation, view.case, coverage=view.segmentation.coverage)
         trials.extend(_trials(view, found))
         for region, pair in _bins(view, found.temperature).items():
             before, after = bins.get((found.subset, region), (0.0, 0.0))

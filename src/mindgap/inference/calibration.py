@@ -93,7 +93,7 @@ def calibrate(
     observed = tuple(_at_temperature(row, curve, temperatures) for row, curve in measured.rows)
     return Confidence(
         model_sha256=predictor.sha256,
-        coverage=predictor.coverage,
+        coverage=predictor.planned_coverage,
         part=cases,
         level=level,
         review_below=review_below,

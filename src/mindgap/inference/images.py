@@ -18,8 +18,11 @@ from mindgap.data.cohort import case_from_files
 from mindgap.data.nifti import Volume, is_nifti, is_own_mask, label_image, read_volume, volume_from_image
 from mindgap.errors import InputError, SettingError
 from mindgap.files import sha256_of
+from mindgap.inference.confidence import read_confidence
+from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.record import Reading, find_in, warnings_about, write_mask
+from mindgap.inference.selection import answering
 from mindgap.regions import LabelConvention, find_convention
 from mindgap.sequences import Sequence, Subset
 
@@ -46,24 +49,33 @@ class Result:
     subset: Subset
     labels: Mapping[int, str]
     warnings: tuple[str, ...] = ()
-    confidence: Any = None
+    confidence: Estimate | None = None
 
 
 def load(
-    model: str | PathLike[str], *, device: str = "auto", precision: str = "auto", coverage: Coverage = "tiles"
+    model: str | PathLike[str],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    coverage: Coverage = "auto",
+    engine: str = "auto",
+    tta: bool = False,
 ) -> Predictor:
     """Load a network once, for many calls of :func:`segment`.
 
     Args:
-        model: Run folder or model folder.
+        model: Run folder or model folder of one network.
         device: auto, cpu or cuda.
-        precision: auto, fp32 or bf16.
-        coverage: Half-overlapping tiles ("tiles"), or the brain in one pass ("whole").
+        precision: auto, fp32, bf16 or int8.
+        coverage: Half-overlapping tiles ("tiles"), the brain in one pass ("whole"), or "auto": the latter where an
+            export found it as good and memory suffices.
+        engine: auto, torch or openvino.
+        tta: Average over the eight mirror images of the brain.
 
     Raises:
         MindgapError: The folder holds no whole network.
     """
-    return Predictor.load(Path(model), device=device, precision=precision, coverage=coverage)
+    return Predictor.load(Path(model), device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
 
 
 def segment(
@@ -84,7 +96,8 @@ def segment(
     use are not opened.
 
     Args:
-        model: Run folder or model folder; or what :func:`load` gave, which is not read again.
+        model: Run folder, or model folder of one network or several; or what :func:`load` gave, which is not read
+            again.
         t1: T1, a .nii or .nii.gz file or a nibabel image.
         t2: T2.
         t1ce: Contrast-enhanced T1.
@@ -116,8 +129,13 @@ def segment(
         _check_out(place)
     given = {Sequence.T1: t1, Sequence.T2: t2, Sequence.T1CE: t1ce, Sequence.FLAIR: flair}
     images = {sequence: image for sequence, image in given.items() if image is not None}
-    predictor = model if isinstance(model, Predictor) else load(model)
-    found = find_in(predictor, _read(predictor, images, case, force=force))
+    files = _as_files(images, case)
+    if isinstance(model, Predictor):
+        predictor, known = model, read_confidence(model.folder, model.sha256)
+    else:
+        folder, known = answering(Path(model), files.case_id, files.sequences)
+        predictor = load(folder)
+    found = find_in(predictor, _read(predictor, images, files, force=force), known)
     notes = warnings_about(found) if place is None else _write(place, found, predictor, convention)
     segmentation = found.segmentation
     mask, _ = label_image(segmentation.target, like=segmentation.like, convention=convention)
@@ -128,7 +146,7 @@ def segment(
         subset=segmentation.subset,
         labels=dict(convention.tissues),
         warnings=tuple(notes),
-        confidence=getattr(segmentation, "confidence", None),
+        confidence=segmentation.confidence,
     )
 
 
@@ -144,10 +162,9 @@ def _write(out: Path, found: Any, predictor: Predictor, convention: LabelConvent
     return notes
 
 
-def _read(predictor: Predictor, images: Mapping[Sequence, Image], case: str | None, *, force: bool) -> Reading:
+def _read(predictor: Predictor, images: Mapping[Sequence, Image], files: CaseFiles, *, force: bool) -> Reading:
     """The sequences the network looks at; an image in memory stands in the manifest with the hash of its voxels."""
     began = time.perf_counter()
-    files = _as_files(images, case)
     used = predictor.serve(files.case_id, files.sequences)
     volumes: dict[Sequence, Volume] = {}
     sha256: dict[Path, str] = {}

@@ -216,12 +216,18 @@ class Predictor:
             return predict_tiled(image, run, window=self.card.crop).cpu()
         return predict_whole(image, run, multiple=STRIDE).cpu()
 
-    def coverage_of(self, prepared: PreparedCase) -> Coverage:
-        """Tiles, or the whole brain in one pass, for this case."""
+    @property
+    def planned_coverage(self) -> Coverage:
+        """Tiles, or the whole brain in one pass where memory suffices."""
         if self.coverage != "auto":
             return self.coverage
-        if self.exported is None or self.exported.whole is None or not self.exported.whole.passed:
-            return "tiles"
+        passed = self.exported is not None and self.exported.whole is not None and self.exported.whole.passed
+        return "whole" if passed else "tiles"
+
+    def coverage_of(self, prepared: PreparedCase) -> Coverage:
+        """Tiles, or the whole brain in one pass, for this case."""
+        if self.coverage != "auto" or self.planned_coverage == "tiles":
+            return self.planned_coverage
         shape = padded_shape(prepared.image.shape[1:], STRIDE)
         needed_gib = memory_gib(self.network, len(self.card.sequences), shape, self.precision)
         return "whole" if needed_gib < available_memory_gib(self.processor.device) else "tiles"

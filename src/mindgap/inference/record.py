@@ -80,7 +80,7 @@ def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | Non
     began = time.perf_counter()
     segmentation = predictor.segment(reading.case)
     if confidence is not None:
-        found = estimate(confidence, segmentation, reading.case, coverage=predictor.coverage)
+        found = estimate(confidence, segmentation, reading.case, coverage=segmentation.coverage)
         segmentation = replace(segmentation, confidence=found)
     return Found(reading, segmentation, time.perf_counter() - began)
 
