@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 FLOOR_ML = 1.0
 """Added to both volumes before their ratio is taken, so that 0.1 and 0.3 mL count as near."""
@@ -39,7 +40,7 @@ def highest_level(n: int) -> float:
     return n / (n + 1)
 
 
-def conformal_quantile(residuals: Sequence[float], level: float) -> float | None:
+def conformal_quantile(residuals: Sequence[float] | NDArray[np.float64], level: float) -> float | None:
     r"""The $\lceil (n+1)\,\mathrm{level} \rceil$-th smallest of n residuals.
 
     A new residual, exchangeable with these, is at most this large with at least the probability ``level``.
@@ -59,7 +60,7 @@ def conformal_quantile(residuals: Sequence[float], level: float) -> float | None
     return float(np.sort(residuals)[rank - 1]) if 1 <= rank <= len(residuals) else None
 
 
-def conformal_ends(residuals: Sequence[float], level: float) -> tuple[float, float] | None:
+def conformal_ends(residuals: Sequence[float] | NDArray[np.float64], level: float) -> tuple[float, float] | None:
     r"""Two values between which a new residual lies with at least the probability ``level``.
 
     With $\alpha = 1 - \mathrm{level}$: from the $\lfloor (n+1)\alpha/2 \rfloor$-th to the
@@ -83,7 +84,9 @@ def conformal_ends(residuals: Sequence[float], level: float) -> tuple[float, flo
     return None if quantile is None else (-quantile, quantile)
 
 
-def volume_interval(predicted_ml: float, residuals: Sequence[float], level: float) -> VolumeInterval | None:
+def volume_interval(
+    predicted_ml: float, residuals: Sequence[float] | NDArray[np.float64], level: float
+) -> VolumeInterval | None:
     r"""The interval $[(p+f)e^{a}-f,\ (p+f)e^{b}-f]$, from 0 on, a and b the conformal ends of the residuals.
 
     Args:
