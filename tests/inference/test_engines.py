@@ -1,5 +1,6 @@
 """Which engine computes, and that all of them give the same answer."""
 
+import ctypes
 import shutil
 import sys
 from dataclasses import replace
@@ -117,6 +118,24 @@ def test_a_batch_is_computed_row_by_row(both):
     _, plain, quick = both
     image, shown = torch.rand(2, 4, 16, 32, 16), torch.ones(4, dtype=torch.bool)
     torch.testing.assert_close(quick(image, shown), plain(image, shown), rtol=0, atol=5e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks as Linux has them")
+def test_an_engine_leaves_the_stack_of_signals_alone(study):
+    """It would be freed with the engine, and the next signal would end the process."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    def stack():
+        found = Stack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+        return found.start, found.flags, found.size
+
+    before = stack()
+    predictor = Predictor.load(study.any_subset, device="cpu", engine="openvino")
+    predictor.engine(torch.rand(1, 4, 16, 16, 16), torch.ones(4, dtype=torch.bool))
+    assert stack() == before
 
 
 def test_a_network_is_translated_once(study, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from mindgap.errors import MindgapError
 from mindgap.files import read_json, write_json
-from mindgap.inference.export import Calibration, export
+from mindgap.inference.export import Calibration, export, make_int8
 from mindgap.inference.exported import MOST_LOST, RECORD, Exported, Gate, judge, read_exported, write_exported
 from mindgap.inference.openvino_engine import quantised_file
 from mindgap.inference.predictor import Predictor
@@ -96,14 +96,9 @@ def test_int8_is_chosen_where_it_passed_and_there_is_no_bf16(model, study, tmp_p
     write_exported(folder, sha256, Exported(int8=Gate(False, "loses 0.1", {"int8": FP32, "fp32": FP32}, FP32, 2)))
     with pytest.raises(MindgapError, match=r"loses 0\.1"):
         Predictor.load(folder, device="cpu", engine="auto", precision="int8")
-    import torch
 
-    from mindgap.inference.openvino_engine import quantise, save_graph, translate
-
-    generator = torch.Generator().manual_seed(0)
-    samples = [(torch.rand(1, 4, 16, 16, 16, generator=generator), torch.ones(1, 4, dtype=torch.bool))] * 2
     shutil.rmtree(folder / "int8", ignore_errors=True)
-    save_graph(quantise(translate(load_network(folder)), samples), folder / "int8")
+    make_int8(folder, study.cases)
     write_exported(folder, sha256, Exported(int8=Gate(True, "passed", {"int8": FP32, "fp32": FP32}, FP32, 2)))
     chosen = Predictor.load(folder, device="cpu", engine="auto", precision="int8")
     assert chosen.choice.precision == "int8"

@@ -6,9 +6,11 @@ Both are tried on the validation cases, against what they would replace, and lef
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,7 +116,7 @@ def export(
     model = load_network(folder)
     if int8:
         say("quantising to int8")
-        _make_int8(model, calibration, seed)
+        make_int8(folder, calibration.training, seed=seed)
     tally = _measure(model, calibration, device=device, int8=int8, progress=progress)
     count = len(calibration.validation)
     exported = Exported(
@@ -143,14 +145,28 @@ def _gate(tally: _Tally, way: str, reference: str, cases: int) -> Gate:
     )
 
 
-def _make_int8(model: TrainedNetwork, calibration: Calibration, seed: int) -> None:
+def make_int8(folder: Path, cases: Sequence[CaseFiles], *, seed: int = 0) -> None:
+    """Quantise the network of a model folder into ``int8/`` beside its weights, in a process of its own.
+
+    nncf changes functions of torch for as long as it is loaded; the process that calls keeps its own.
+
+    Args:
+        folder: Of the model.
+        cases: Training cases; the first of them give the ranges.
+        seed: Of the crops.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        alone.submit(_quantise, folder, tuple(cases[:CALIBRATION_CASES]), seed).result()
+
+
+def _quantise(folder: Path, cases: Sequence[CaseFiles], seed: int) -> None:
     from mindgap.inference.openvino_engine import quantise, quantised_file, save_graph, translate
 
-    predictor = Predictor(load_network(model.folder), device="cpu", precision="fp32")
-    samples = list(_samples(predictor, calibration.training[:CALIBRATION_CASES], seed))
-    target = quantised_file(model.folder).parent
+    predictor = Predictor(load_network(folder), device="cpu", precision="fp32")
+    samples = list(_samples(predictor, cases, seed))
+    target = quantised_file(folder).parent
     with tempfile.TemporaryDirectory() as aside:
-        made = save_graph(quantise(translate(model), samples), Path(aside) / "int8").parent
+        made = save_graph(quantise(translate(load_network(folder)), samples), Path(aside) / "int8").parent
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(made, target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import hashlib
 import json
 import logging
@@ -11,7 +12,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +56,8 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._compiled = openvino.compile_model(graph, "CPU", settings)
+            with _own_signal_stack():
+                self._compiled = openvino.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise MindgapError(f"{graph} cannot be loaded ({error}): delete its folder, it is made again.") from error
 
@@ -174,6 +177,28 @@ def save_graph(graph: Any, folder: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder / _GRAPH
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Leave the thread the stack it handles signals on.
+
+    Compiling, OpenVINO 2026.4 gives it another one, which is freed with the network: the next signal that Python
+    handles (Ctrl-C, a scheduler's SIGTERM) then ends the process with a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    swap, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
+    swap(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        swap(ctypes.byref(before), None)
 
 
 class _Regions(nn.Module):
