@@ -16,6 +16,7 @@ from mindgap.data.cohort import Cohort, discover
 from mindgap.data.nifti import is_nifti, is_own_mask
 from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import CodeKind, Preparation
+from mindgap.data.raw import RawOptions
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
 from mindgap.errors import MindgapError, SettingError
@@ -25,6 +26,7 @@ from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.cohort import Outcome, mask_of, segment_cases
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
+from mindgap.inference.raw import segment_raw
 from mindgap.inference.record import find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
@@ -98,6 +100,7 @@ def segment(
     precision: str = "auto",
     coverage: Coverage = "tiles",
     force: bool = False,
+    raw: RawOptions | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmentation:
     """Segment one case and write the mask, in the case's own grid, with its sidecar and its manifest.
@@ -110,7 +113,8 @@ def segment(
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
         coverage: Half-overlapping tiles, or the whole brain in one pass.
-        force: Accept images whose affines disagree (never ones whose shapes do).
+        force: Accept images whose affines disagree (never ones whose shapes do), or a doubtful registration.
+        raw: How raw scans are registered and stripped; None for co-registered, stripped images.
         say: Takes lines worth reading (which file was taken for which sequence).
 
     Raises:
@@ -125,7 +129,10 @@ def segment(
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
     if out.exists() and not is_own_mask(out):
         raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
-    found = find_in(predictor, read_for(predictor, files, force=force))
+    if raw is None:
+        found = find_in(predictor, read_for(predictor, files, force=force))
+    else:
+        found = segment_raw(predictor, files, raw, force=force)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
     return found.segmentation

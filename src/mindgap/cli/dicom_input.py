@@ -166,7 +166,7 @@ def _choose_needed(case_id: str, proposals: tuple[Proposal, ...], card: ModelCar
 def _confirm(flags: DicomFlags) -> None:
     from mindgap.errors import SettingError
 
-    say("The images have to be skull-stripped and co-registered; conversion does neither.")
+    say("The images have to be skull-stripped and co-registered, or raw (--raw); conversion does neither.")
     if flags.yes:
         return
     if not sys.stdin.isatty():

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mindgap.cli.dicom_input import DicomCase, DicomFlags, open_dicom, refuse_flags, write_dicom_seg
+from mindgap.cli.raw_input import RawFlags, refuse_raw
 from mindgap.cli.terminal import parse, print_table, say
 
 
@@ -40,10 +41,11 @@ class Segment:
         coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster).
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
-        force: Accept images whose affines disagree.
+        force: Accept images whose affines disagree, or a registration that is not plausible.
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
         dicom: What only DICOM input takes.
+        raw: What only raw scans take.
     """
 
     case: Annotated[Path | None, tyro.conf.Positional] = None
@@ -61,6 +63,7 @@ class Segment:
     resume: bool = False
     shard: str | None = None
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
+    raw: Annotated[RawFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=RawFlags)
 
 
 def run(words: Sequence[str]) -> int:
@@ -71,6 +74,7 @@ def run(words: Sequence[str]) -> int:
 
     if settings.model is None:
         raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
+    raw = settings.raw.options()
     keep_freed_memory()
     from mindgap.cli.segment_cohort import is_for_cohort, run_cohort
     from mindgap.data.dicom import holds_dicom
@@ -78,6 +82,7 @@ def run(words: Sequence[str]) -> int:
     dicom = settings.case is not None and holds_dicom(settings.case)
     if not dicom and is_for_cohort(settings):
         refuse_flags(settings.dicom)
+        refuse_raw(settings.raw)
         return run_cohort(settings)
     from mindgap.api import segment
     from mindgap.data.cohort import case_from_files, case_from_folder
@@ -113,6 +118,7 @@ def run(words: Sequence[str]) -> int:
             precision=settings.precision,
             coverage=settings.coverage,
             force=settings.force,
+            raw=raw,
             say=say,
         )
         print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
