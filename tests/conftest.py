@@ -1,5 +1,7 @@
 """Options, the folder of real cases, DICOM series made from arrays, and types checked at run time."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Before torch is loaded: threads that spin make every other program on the machine, and each other, wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    # Files that can be made again go there, in this process and in those it starts; it is left for the next run.
+    os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "mindgap-tests-cache")
     # Before anything imports mindgap: shapes and types of every call are then checked.
     install_import_hook("mindgap", "beartype.beartype")
 

@@ -1,7 +1,7 @@
 """Brain-tumour segmentation when MRI sequences are missing.
 
-The functions of the command line, as functions: ``mindgap.prepare``, ``train``, ``segment``, ``segment_cohort``,
-``evaluate``, ``report``.
+The functions of the command line, as functions: ``mindgap.prepare``, ``train``, ``segment`` (with ``load``),
+``segment_cohort``, ``evaluate``, ``report``.
 They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
 """
 
@@ -16,7 +16,8 @@ _HOMES = {
     "Experiment": "mindgap.experiment",
     "train": "mindgap.session",
     "prepare": "mindgap.api",
-    "segment": "mindgap.api",
+    "load": "mindgap.inference.images",
+    "segment": "mindgap.inference.images",
     "segment_cohort": "mindgap.api",
     "evaluate": "mindgap.api",
     "report": "mindgap.api",

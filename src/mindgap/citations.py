@@ -67,6 +67,21 @@ BIBTEX: dict[str, str] = {
   pages   = {313--327},
   year    = {2011}
 }""",
+    "temperature": """@inproceedings{guo2017calibration,
+  title     = {On Calibration of Modern Neural Networks},
+  author    = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year      = {2017}
+}""",
+    "conformal": """@article{lei2018distribution,
+  title   = {Distribution-Free Predictive Inference for Regression},
+  author  = {Lei, Jing and G'Sell, Max and Rinaldo, Alessandro and Tibshirani, Ryan J. and Wasserman, Larry},
+  journal = {Journal of the American Statistical Association},
+  volume  = {113},
+  number  = {523},
+  pages   = {1094--1111},
+  year    = {2018}
+}""",
     "monai": """@article{cardoso2022monai,
   title   = {{MONAI}: An open-source framework for deep learning in healthcare},
   author  = {Cardoso, M. Jorge and Li, Wenqi and Brown, Richard and others},

@@ -53,6 +53,13 @@ def explain_unwritten(path: Path, error: OSError) -> str:
     return f"{path} could not be written: {error.strerror or error}. What stood there before was left alone.{mend}"
 
 
+def cache_folder() -> Path:
+    """Where files lie that can be made again: the user's cache folder, as the system names it."""
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mindgap"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindgap"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what :func:`write_aside` left in a folder when its process was killed; living processes keep theirs."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -1,3 +1,8 @@
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,12 +65,74 @@ def _affines(folder: Path) -> None:
     _write(folder / "p_flair.nii.gz", _brain(), moved)
 
 
+def _inf(folder: Path) -> None:
+    array = _brain()
+    array[8, 8, 8] = np.inf
+    _write(folder / "p_flair.nii.gz", array)
+
+
+def _one_slice(folder: Path) -> None:
+    _write(folder / "p_flair.nii.gz", _brain()[:, :, 9:10])
+
+
+def _colour(folder: Path) -> None:
+    colour = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    _write(folder / "p_flair.nii.gz", np.repeat(_brain()[..., None], 3, -1).astype(np.uint8).view(colour)[..., 0])
+
+
+def _no_spacing(folder: Path) -> None:
+    image = nib.Nifti1Image(_brain(), None)
+    path = folder / "p_flair.nii"
+    nib.save(image, path)
+    content = bytearray(path.read_bytes())
+    content[80:92] = bytes(12)  # pixdim[1..3]
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    path.write_bytes(content)
+
+
+def _flat_affine(folder: Path) -> None:
+    path = _write(folder / "p_flair.nii", _brain())
+    content = bytearray(path.read_bytes())
+    content[296:312] = bytes(16)  # second row of the sform
+    path.write_bytes(content)
+
+
+def _segmentation(folder: Path) -> None:
+    label = np.zeros(SHAPE, np.uint8)
+    label[5:15, 5:15, 5:15] = 2
+    label[7:12, 7:12, 7:12] = 4
+    _write(folder / "p_flair.nii.gz", label)
+
+
+def _turned(folder: Path) -> None:
+    _shapes(folder)
+    _write(folder / "p_flair.nii.gz", _brain()[::-1], AFFINE @ _mirror(SHAPE[0]))
+
+
+def _mirror(length: int) -> np.ndarray:
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirror[0, 3] = length - 1
+    return mirror
+
+
+def _not_nifti(folder: Path) -> None:
+    (folder / "p_flair.nii.gz").write_bytes(b"<html>not found</html>" * 40)
+
+
 def _nothing(folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
 
 
 BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "NaN": (_nan, "flair", "NaN"),
+    "infinity": (_inf, "flair", "infinite"),
+    "one slice": (_one_slice, "flair", "more than one slice"),
+    "colour image": (_colour, "flair", "colour"),
+    "spacing of zero": (_no_spacing, "flair", "positive size"),
+    "flat voxels": (_flat_affine, "flair", "positive size"),
+    "segmentation as image": (_segmentation, "flair", "label map"),
+    "orientations that disagree": (_turned, "teacher", "affine"),
+    "no NIfTI inside": (_not_nifti, "flair", "whole NIfTI"),
     "all-zero volume": (_zero, "flair", "zero"),
     "4-D where 3-D is due": (_four_axes, "flair", "3-D"),
     "2-D image": (_two_axes, "flair", "3-D"),
@@ -93,6 +160,114 @@ def test_bad_image_gives_one_clear_line_and_exit_code_2(
     assert "p" in line.split(":")[1]
     assert not out.exists()
     assert not list(tmp_path.glob("*.part*"))
+
+
+def _mixed_patients(write_dicom: Callable[..., list[Path]], folder: Path) -> None:
+    write_dicom(folder / "a", _voxels(), np.diag([4.0, 4.0, 4.0, 1.0]), kind="FLAIR")
+    write_dicom(folder / "b", _voxels(), np.diag([4.0, 4.0, 4.0, 1.0]), kind="T1", PatientID="P2")
+
+
+def _computed_tomography(write_dicom: Callable[..., list[Path]], folder: Path) -> None:
+    write_dicom(folder / "a", _voxels(), np.diag([4.0, 4.0, 4.0, 1.0]), kind="FLAIR", Modality="CT")
+
+
+def _unreadable_dicom(write_dicom: Callable[..., list[Path]], folder: Path) -> None:
+    path = write_dicom(folder / "a", _voxels(), np.diag([4.0, 4.0, 4.0, 1.0]), kind="FLAIR")[2]
+    path.write_bytes(path.read_bytes()[:150])
+
+
+def _voxels() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 200, (8, 8, 5))
+
+
+BAD_DICOM = {
+    "mixed patients": (_mixed_patients, "expected one patient, found 2"),
+    "CT": (_computed_tomography, "found modality CT"),
+    "unreadable": (_unreadable_dicom, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DICOM)
+def test_bad_dicom_gives_one_clear_line_and_exit_code_2(
+    name: str, journey, write_dicom, tmp_path: Path, fails: Callable[[list[str]], str]
+) -> None:
+    pytest.importorskip("pydicom")
+    write, words = BAD_DICOM[name]
+    write(write_dicom, tmp_path / "exam ü")
+    out = tmp_path / "seg.nii.gz"
+    line = fails(["segment", str(tmp_path / "exam ü"), "--model", str(journey.flair), "-o", str(out), "--yes"])
+    assert words in line
+    assert "To mend" in line
+    assert len(line.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+# One process that imports everything and forks three lives: killed while the mask is written, killed between mask and
+# manifest, and with a disk on which no mask fits. Prints how each ended.
+LIVES = """
+import json, os, resource, signal, sys
+from pathlib import Path
+import torch
+import mindgap.inference.record as record
+from mindgap.cli import main
+from mindgap.data import nifti
+
+def die_within_the_mask():
+    whole = nifti.nib.save
+    def save(image, path):
+        whole(image, path)
+        content = Path(path).read_bytes()
+        Path(path).write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    nifti.nib.save = save
+
+def die_before_the_manifest():
+    record.write_json = lambda path, value: os.kill(os.getpid(), signal.SIGKILL)
+
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+ends = []
+case, model, out = sys.argv[1:]
+for fault in (die_within_the_mask, die_before_the_manifest, limit_files):
+    if (child := os.fork()) == 0:
+        torch.set_num_threads(1)
+        fault()
+        folder = Path(out, fault.__name__)
+        folder.mkdir()
+        os._exit(main(["segment", case, "--model", model, "-o", str(folder / "seg.nii.gz"), "--coverage", "whole"]))
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(ends))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forked")
+def test_a_kill_or_a_full_disk_leaves_nothing_that_looks_finished(journey, tmp_path: Path) -> None:
+    case = next(journey.cohort.glob("*GG/*"))
+    words = [sys.executable, "-c", LIVES, str(case), str(journey.flair), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(done.stdout.splitlines()[-1]) == [-signal.SIGKILL, -signal.SIGKILL, 2], done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "could not be written" in line
+    assert "Make room" in line
+    assert not list((tmp_path / "limit_files").iterdir())
+    left = list((tmp_path / "die_within_the_mask").iterdir())
+    assert left
+    assert all(path.name.startswith(".") and ".part." in path.name for path in left)
+    between = tmp_path / "die_before_the_manifest"
+    assert {path.name for path in between.iterdir()} == {"seg.nii.gz", "seg.json"}
+    assert np.asarray(nib.load(between / "seg.nii.gz").dataobj).shape  # whole
+
+
+def test_paths_with_spaces_and_other_letters_are_taken(journey, tmp_path: Path) -> None:
+    folder = tmp_path / "Pat ient Ωß"
+    folder.mkdir()
+    _write(folder / "Bild ä_flair.nii.gz", _brain())
+    out = tmp_path / "out put" / "Mäsk é.nii.gz"
+    assert main(["segment", str(folder), "--model", str(journey.flair), "-o", str(out)]) == 0
+    assert nib.load(out).shape == SHAPE
+    record = json.loads((out.parent / "Mäsk é.manifest.json").read_text(encoding="utf-8"))
+    assert record["inputs"]["FLAIR"]["file"].endswith("Pat ient Ωß/Bild ä_flair.nii.gz")
 
 
 def _labelled(root: Path, label: np.ndarray | None) -> Path:

@@ -56,7 +56,7 @@ def test_one_network_is_scored_on_all_fifteen_subsets(
     journey, anything: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    code, record = _evaluate(journey, anything, "--metrics", "brats2018")
+    code, record = _evaluate(journey, anything, "--metrics", "hd95")
     assert code == 0
     text = capsys.readouterr().out
     names = [format_subset(subset) for subset in SUBSETS]
@@ -73,7 +73,7 @@ def test_one_network_is_scored_on_all_fifteen_subsets(
 
 
 def test_chosen_subsets_and_no_others(journey, anything: Path) -> None:
-    code, record = _evaluate(journey, anything, "--subsets", "flair+t1c,T2", "--metrics", "brats2018")
+    code, record = _evaluate(journey, anything, "--subsets", "flair+t1c,T2", "--metrics", "hd95")
     assert code == 0
     assert record["subsets"] == ["T2", "T1ce+FLAIR"]
 
@@ -83,7 +83,7 @@ def test_a_fixed_network_refuses_other_subsets(journey, fails) -> None:
     for subsets in ("all", "T1", "FLAIR,T1+FLAIR"):
         assert "takes FLAIR and no other subset" in fails([*words, subsets])
     assert "'PD' is no sequence" in fails([*words, "PD"])
-    assert _evaluate(journey, journey.flair, "--subsets", "flair", "--metrics", "brats2018")[0] == 0
+    assert _evaluate(journey, journey.flair, "--subsets", "flair", "--metrics", "hd95")[0] == 0
 
 
 def test_segment_takes_what_there_is(journey, anything: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_other_rules_are_printed_recorded_and_noted_in_the_report(
     journey, anything: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    words = ("--protocol", "leaky", "--grid", "model", "--subsets", "T1", "--metrics", "brats2018")
+    words = ("--protocol", "leaky", "--grid", "model", "--subsets", "T1", "--metrics", "hd95")
     code, record = _evaluate(journey, anything, *words)
     assert code == 0
     text = capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_the_leaky_protocol_names_what_an_incomplete_case_lacks(journey, tmp_pat
     shutil.copytree(journey.cohort, cohort)
     for path in cohort.glob("*GG/*/*_t1.nii.gz"):
         path.unlink()
-    words = ["evaluate", str(cohort), "--model", str(journey.flair), "--metrics", "brats2018"]
+    words = ["evaluate", str(cohort), "--model", str(journey.flair), "--metrics", "hd95"]
     assert main(words) == 0
     message = fails([*words, "--protocol", "leaky"])
     assert "expected all four sequences" in message

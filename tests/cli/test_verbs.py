@@ -57,7 +57,28 @@ def test_dry_run_prints_the_resolved_settings_and_trains_nothing(
 def test_doctor_names_device_precision_and_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert "precision" in text
+    assert "training   torch, " in text
+    assert "segmenting openvino, " in text
+    assert "nothing is missing" in text
+
+
+def test_doctor_lists_optional_packages_with_version_or_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    version = importlib.metadata.version
+
+    def without_pydicom(name: str) -> str:
+        if name == "pydicom":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_pydicom)
+    assert main(["doctor"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pydicom not installed: pip install 'mindgap[dicom]'; for DICOM in" in text
+    assert f"submitit {version('submitit')} jobs on SLURM" in text
     assert "nothing is missing" in text
 
 

@@ -31,10 +31,10 @@ def test_a_preset_computes_its_columns_and_no_others(name):
 
 def test_presets_by_name():
     assert [preset.name for preset in PRESETS.values()] == list(PRESETS)
-    assert PRESETS["brats2018"].columns == ("dice", "hd95_mm")
-    assert "lesionwise_dice" in find_preset("brats2023").columns
+    assert PRESETS["hd95"].columns == ("dice", "hd95_mm")
+    assert "lesionwise_dice" in find_preset("lesions").columns
     assert all(preset.columns[0] == "dice" for preset in PRESETS.values())
-    with pytest.raises(SettingError, match=r"'brats1999' are unknown: choose one of default, brats2018"):
+    with pytest.raises(SettingError, match=r"'brats1999' are unknown: choose one of default, hd95"):
         find_preset("brats1999")
 
 
@@ -47,14 +47,14 @@ def test_rules_describe_themselves():
     assert "ProtoKD" not in text
     for definition in DEFAULT_RULES.metrics.definitions:
         assert definition.text in text
-    rules = Rules(PRESETS["brats2018"], "leaky", "model", protokd_crop=True)
+    rules = Rules(PRESETS["hd95"], "leaky", "model", protokd_crop=True)
     text = "\n".join(rules.describe([(1.0, 1.0, 1.0), (2.0, 2.0, 2.0)]))
     assert "protocol leaky" in text
     assert "all four files" in text
     assert "(2 spacings)" in text
     assert "ProtoKD crop" in text
     assert rules.to_plain() == {
-        "metrics": "brats2018",
+        "metrics": "hd95",
         "columns": {"dice": 1, "hd95_mm": 1},
         "protocol": "leaky",
         "grid": "model",

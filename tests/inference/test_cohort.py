@@ -13,7 +13,8 @@ import pytest
 from mindgap.data.cohort import Cohort, discover
 from mindgap.errors import MindgapError, SettingError
 from mindgap.inference import cohort as module
-from mindgap.inference.cohort import mask_of, segment_cases
+from mindgap.inference.cohort import segment_cases
+from mindgap.inference.layout import mask_of
 from mindgap.inference.status import Shard, read_status, write_summary
 from mindgap.regions import find_convention
 from mindgap.runfiles import COHORT, STATUS, read_lines
@@ -74,11 +75,11 @@ def test_the_next_case_is_read_while_one_is_computed_and_no_more_than_that(anyth
             second.set()
         return read(predictor, files, **options)
 
-    def watched_find(predictor, reading):
+    def watched_find(predictor, reading, *known):
         if reading.files.case_id == "A":
             assert second.wait(20), "B is read while A is computed"
         ahead.append(len(begun))
-        return find(predictor, reading)
+        return find(predictor, reading, *known)
 
     monkeypatch.setattr(module, "read_for", watched_read)
     monkeypatch.setattr(module, "find_in", watched_find)
@@ -91,10 +92,10 @@ def test_the_next_case_is_read_while_one_is_computed_and_no_more_than_that(anyth
 def test_whatever_one_case_brings_the_others_go_on(anything, many, tmp_path, monkeypatch):
     find = module.find_in
 
-    def fragile(predictor, reading):
+    def fragile(predictor, reading, *known):
         if reading.files.case_id == "B":
             raise RuntimeError("out of\n memory")
-        return find(predictor, reading)
+        return find(predictor, reading, *known)
 
     monkeypatch.setattr(module, "find_in", fragile)
     outcome = _segment(anything, many, tmp_path / "out")
@@ -187,7 +188,9 @@ def test_shards_take_every_case_once_and_the_summary_is_whole(anything, many, tm
     assert [[*o.done, *o.failed] for o in outcomes] == [["A", "D"], ["B", "E"], ["C"]]
     assert sorted(path.name for path in out.glob("status*")) == [f"status-{n}-of-3.jsonl" for n in (1, 2, 3)]
     rows = write_summary(out).read_text().splitlines()
-    assert rows[0] == "case,status,subset,WT_ml,TC_ml,ET_ml,seconds,reason"
+    assert rows[0] == (
+        "case,status,subset,WT_ml,TC_ml,ET_ml,WT_expected_dice,TC_expected_dice,ET_expected_dice,review,seconds,reason"
+    )
     assert [row.split(",")[:2] for row in rows[1:]] == [[c, "failed" if c == "C" else "done"] for c in "ABCDE"]
     with pytest.raises(SettingError, match="add --resume"):
         _segment(anything, many, out, shard=Shard(2, 3))

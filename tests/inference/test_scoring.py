@@ -32,7 +32,7 @@ THRESHOLDS = {
     region: {s: Threshold(100 + 20 * n, n % 2 == 0, 0.1 * (n + 1)) for n, s in enumerate(SEQUENCES)}
     for region in REGIONS
 }
-QUICK = PRESETS["brats2018"]
+QUICK = PRESETS["hd95"]
 STRICT = Rules(QUICK)
 
 

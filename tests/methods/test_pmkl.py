@@ -120,3 +120,19 @@ def test_heads_fit_the_widths_of_teacher_and_student():
 def test_the_student_learns_from_cases_that_hold_its_subset():
     available = torch.tensor([[False, True, True, True], [True, True, False, True]])
     assert build().usable(available, SEQUENCES).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"temperature": 0.0}, "temperature of PMKL"),
+        ({"temperature": -1.0}, "temperature of PMKL"),
+        ({"temperature": float("nan")}, "temperature of PMKL"),
+        ({"pixel_weight": -0.5}, "--pixel-weight -0.5"),
+        ({"image_weight": -0.1}, "--image-weight -0.1"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused(numbers, said):
+    with pytest.raises(SettingError, match=said):
+        PmklRecipe(**numbers)
+    PmklRecipe(pixel_weight=0.0, image_weight=0.0)

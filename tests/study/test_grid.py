@@ -1,7 +1,7 @@
 import pytest
 
 from mindgap.errors import SettingError
-from mindgap.study.grid import PRESETS, Choice, runs_of, student, teacher
+from mindgap.study.grid import OFFERED, PRESETS, Choice, runs_of, student, teacher, unused
 from mindgap.study.results import by_seed
 from mindgap.study.scale import Place, commands_of, find_scale
 
@@ -53,9 +53,44 @@ def test_what_is_unknown_is_refused(wrong):
 
 def test_what_leaves_nothing_is_refused():
     with pytest.raises(SettingError, match="nothing of anysubset is left"):
-        runs_of(["anysubset"], Choice(methods=("kdnet",)))
+        runs_of(["table1", "anysubset"], Choice(methods=("kdnet",)))
     with pytest.raises(SettingError, match="there is no study 'table9'"):
         runs_of(["table9"], Choice())
+
+
+@pytest.mark.parametrize(
+    ("presets", "choice", "said"),
+    [
+        (["anysubset"], Choice(methods=("kdnet",)), "--methods kdnet says nothing to anysubset"),
+        (["table1"], Choice(methods=("pmkl", "dynunet")), "--methods dynunet says nothing to table1"),
+        (["table3"], Choice(anchors=("mixture", "normal")), "--anchors normal says nothing to table3"),
+        (["table1", "table5"], Choice(subsets=("T1+T2",)), r"--subsets T1\+T2 says nothing to table1 and table5"),
+        (["table4"], Choice(methods=("pmkl",)), "can be nothing"),
+    ],
+)
+def test_a_name_that_says_nothing_to_any_preset_is_refused(presets, choice, said):
+    with pytest.raises(SettingError, match=said):
+        runs_of(presets, choice)
+
+
+def test_a_name_that_says_nothing_to_one_preset_is_told():
+    choice = Choice(methods=("pmkl",), anchors=("mixture",))
+    assert runs_of(["table1", "table4"], choice)
+    assert unused("table1", choice) == {}
+    assert unused("table4", choice) == {"methods": ("pmkl",)}
+
+
+def test_what_is_offered_is_what_the_presets_are_made_of():
+    assert set(OFFERED) == set(PRESETS)
+    for preset, offered in OFFERED.items():
+        everything = Choice(**offered)
+        assert runs_of([preset], everything) == runs_of([preset], Choice())
+
+
+@pytest.mark.parametrize("preset", ["table1", "table3", "table4"])
+def test_an_anchor_is_run_with_what_it_is_compared_with(preset):
+    anchors = {run.anchor for run in runs_of([preset], Choice(anchors=("mixture",)))}
+    assert anchors - {None} == {"none", "mixture"}
 
 
 def test_another_k_has_a_teacher_and_students_of_its_own():

@@ -96,11 +96,11 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
     from mindgap.data.dicom import dicom_folder, need, read_series
     from mindgap.data.dicom_convert import convert_series
     from mindgap.data.dicom_sequence import propose
-    from mindgap.networks.weights import read_card
+    from mindgap.inference.selection import joint_card
 
     for package in ("pydicom", "dcm2niix", *(("highdicom",) if flags.dicom_seg is not None else ())):
         need(package)
-    card, _ = read_card(model)
+    card = joint_card(model)
     _check_seg_path(flags.dicom_seg)
     case_id = path.stem if path.is_file() else path.resolve().name
     with dicom_folder(path) as folder, tempfile.TemporaryDirectory(prefix="mindgap-nifti-") as made:
@@ -117,7 +117,8 @@ def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:
     """Write what was found on the series whose grid the mask has, and say so."""
     from mindgap.data.dicom_seg import write_seg
 
-    stack = case.stacks[found.subset[0]]
+    owner = next(s for s, source in case.files.images.items() if source.path == found.like.path)
+    stack = case.stacks[owner]
     write_seg(path, found.target, found.like.affine, stack)
     empty = "" if found.target.any() else "; no tumour was found, all segments are empty"
     say(f"wrote {path} (DICOM SEG on {stack.series.name}{empty})")

@@ -23,6 +23,16 @@ _PACKAGES = {
     "tyro": "the command line",
 }
 
+_OPTIONAL = {
+    "dcm2niix": ("DICOM in", "dicom"),
+    "pydicom": ("DICOM in", "dicom"),
+    "highdicom": ("DICOM SEG out", "dicom"),
+    "submitit": ("jobs on SLURM", "cluster"),
+    "openvino": ("a faster engine on CPUs", "cpu"),
+    "nncf": ("int8 networks for it", "cpu"),
+}
+"""Package -> what it is for, and the extra of mindgap that brings it."""
+
 
 _HELP = """usage: mindgap doctor
 
@@ -46,12 +56,23 @@ def run(words: Sequence[str]) -> int:
             version = "missing"
             missing.append(f"{package} is missing, so there is no: {purpose}. Install it: pip install {package}")
         print(f"  {package:<14} {version:<14} {purpose}")
+    print("optional:")
+    for package, (purpose, extra) in _OPTIONAL.items():
+        print(f"  {package:<14} {_version_or_remedy(package, extra):<14} {purpose}")
     try:
         _print_processor()
     except ImportError as error:
         missing.append(f"torch cannot be loaded ({error}): install it again.")
     print("\n".join(missing) if missing else "nothing is missing.")
     return 1 if missing else 0
+
+
+def _version_or_remedy(package: str, extra: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        known = importlib.metadata.metadata("mindgap").get_all("Provides-Extra") or []
+        return f"not installed: pip install {repr(f'mindgap[{extra}]') if extra in known else package}; for"
 
 
 def _print_processor() -> None:
@@ -62,4 +83,10 @@ def _print_processor() -> None:
     print(f"class      {processor.kind}, {cpu_count()} processors usable")
     precision = choose_precision("auto", processor)
     reason = "native bf16" if processor.native_bf16 else "no native bf16, where bf16 would be hundreds of times slower"
-    print(f"precision  {precision} ({reason})")
+    print(f"training   torch, {precision} ({reason})")
+    from mindgap.inference.engines import choose_engine
+
+    choice = choose_engine("auto", "auto", processor)
+    print(f"segmenting {choice.name}, {choice.precision} ({choice.reason})")
+    if choice.name == "openvino" and choice.precision == "fp32":
+        print("           int8 where a model folder has it: mindgap export RUN --data COHORT")

@@ -30,7 +30,7 @@ class Evaluate:
         out: Where the scores go besides RUN/scores.csv.
         baseline: threshold, or none.
         subsets: What the network is to look at, such as T1+T2,FLAIR; all are the fifteen. By default all it takes.
-        metrics: Which columns are computed: brats2018 (Dice, HD95), brats2023 (lesion-wise Dice too), default (surface
+        metrics: Which columns are computed: hd95 (Dice, HD95), lesions (lesion-wise Dice too), default (surface
             Dice too), all (HD95 in medpy's convention too).
         protocol: strict opens only the files of a subset. leaky takes crop and intensity scale from all four files, as
             many published scores do.
@@ -49,7 +49,7 @@ class Evaluate:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     baseline: Literal["threshold", "none"] = "threshold"
     subsets: str | None = None
-    metrics: Literal["default", "brats2018", "brats2023", "all"] = "default"
+    metrics: Literal["default", "hd95", "lesions", "all"] = "default"
     protocol: Literal["strict", "leaky"] = "strict"
     grid: Literal["native", "model"] = "native"
     protokd_crop: bool = False

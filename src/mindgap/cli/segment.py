@@ -12,7 +12,7 @@ import tyro
 
 from mindgap.cli.dicom_input import DicomCase, DicomFlags, open_dicom, refuse_flags, write_dicom_seg
 from mindgap.cli.raw_input import RawFlags, refuse_raw
-from mindgap.cli.terminal import parse, print_table, say
+from mindgap.cli.terminal import parse, say
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,19 @@ class Segment:
         flair: FLAIR image.
         labels: Label convention of the mask: brats2017 (1 NCR, 2 ED, 4 ET), brats2023 (1 NCR, 2 ED, 3 ET), msd, nnunet,
             brats-ped.
-        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster).
+        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster); auto takes the
+            latter where `mindgap export` found it as good and memory suffices.
+        engine: What computes: torch, or openvino (faster on a CPU); auto takes what `mindgap doctor` shows.
+        tta: Average over the eight mirror images of the brain (eight times the work).
         device: auto, cpu or cuda.
-        precision: auto, fp32 or bf16.
+        precision: auto, fp32, bf16, or int8 (openvino, after `mindgap export`).
         force: Accept images whose affines disagree, or a registration that is not plausible.
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
+        entropy: Where to write a map of how unsure the network is, in bits per voxel (0 to 2), of one patient.
+        probabilities: Also write the probabilities of WT, TC and ET (float32): beside seg.nii.gz, a 4-D
+            seg_probabilities.nii.gz whose .json names the channels; in BIDS a label-ET_probseg for each region.
+        layout: folders: OUT/CASE/CASE_seg.nii.gz. bids: OUT is a BIDS derivative data set, of a cohort or of one case.
         dicom: What only DICOM input takes.
         raw: What only raw scans take.
     """
@@ -56,12 +63,17 @@ class Segment:
     t2: Path | None = None
     flair: Path | None = None
     labels: str = "brats2017"
-    coverage: Literal["tiles", "whole"] = "tiles"
+    coverage: Literal["auto", "tiles", "whole"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    tta: bool = False
     device: str = "auto"
     precision: str = "auto"
     force: bool = False
     resume: bool = False
     shard: str | None = None
+    entropy: Path | None = None
+    probabilities: bool = False
+    layout: Literal["folders", "bids"] = "folders"
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
     raw: Annotated[RawFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=RawFlags)
 
@@ -76,10 +88,13 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
     raw = settings.raw.options()
     keep_freed_memory()
+    from mindgap.cli.confidence import check_entropy_path, print_found, write_entropy
     from mindgap.cli.segment_cohort import is_for_cohort, run_cohort
     from mindgap.data.dicom import holds_dicom
 
     dicom = settings.case is not None and holds_dicom(settings.case)
+    if settings.layout == "bids" and (dicom or settings.case is None):
+        raise SettingError("--layout bids takes a folder of NIfTI files or a table: it names masks by their case.")
     if not dicom and is_for_cohort(settings):
         refuse_flags(settings.dicom)
         refuse_raw(settings.raw)
@@ -108,6 +123,7 @@ def run(words: Sequence[str]) -> int:
         refuse_flags(settings.dicom)
         files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
         opened = nullcontext(DicomCase(files, {}))
+    check_entropy_path(settings.entropy)
     with opened as case:
         found = segment(
             case.files,
@@ -117,11 +133,16 @@ def run(words: Sequence[str]) -> int:
             device=settings.device,
             precision=settings.precision,
             coverage=settings.coverage,
+            engine=settings.engine,
+            tta=settings.tta,
             force=settings.force,
             raw=raw,
+            probabilities=settings.probabilities,
             say=say,
         )
-        print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
+        print_found(found)
+        if settings.entropy is not None:
+            write_entropy(settings.entropy, found)
         say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
         if settings.dicom.dicom_seg is not None:  # last: where it cannot be written, the mask is there all the same
             write_dicom_seg(settings.dicom.dicom_seg, found, case)

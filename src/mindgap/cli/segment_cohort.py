@@ -17,7 +17,7 @@ def is_for_cohort(settings: Segment) -> bool:
     """
     from mindgap.errors import SettingError
 
-    many = settings.case is not None and _is_cohort(settings.case)
+    many = settings.case is not None and (settings.layout == "bids" or _is_cohort(settings.case))
     if not many and (settings.resume or settings.shard is not None):
         raise SettingError("--resume and --shard are for cohorts: name a folder of case folders, or a CSV table.")
     return many
@@ -40,6 +40,8 @@ def run_cohort(settings: Segment) -> int:
     assert settings.model is not None
     if any(path is not None for path in (settings.t1, settings.t2, settings.t1ce, settings.flair)):
         raise SettingError(f"{settings.case} is a cohort: --t1 --t2 --t1ce --flair name the files of one patient.")
+    if settings.entropy is not None:
+        raise SettingError("--entropy is for one patient: name a case folder, or leave it out.")
     if is_nifti(settings.out):
         raise SettingError(f"{settings.case} is a cohort, whose masks go into a folder: name it with -o OUTDIR.")
     begun = cache(ProgressLine)  # its clock runs from the first picture, not from the first case
@@ -53,7 +55,11 @@ def run_cohort(settings: Segment) -> int:
         device=settings.device,
         precision=settings.precision,
         coverage=settings.coverage,
+        engine=settings.engine,
+        tta=settings.tta,
         force=settings.force,
+        layout=settings.layout,
+        probabilities=settings.probabilities,
         progress=ProgressLine("segmenting"),
         drawing=lambda done, total, case_id: begun("drawing")(done, total, case_id),
         say=say,
@@ -67,7 +73,15 @@ def run_cohort(settings: Segment) -> int:
 
 
 def _is_cohort(place: Path) -> bool:
+    from mindgap.data.bids import is_bids, read_bids
+    from mindgap.data.cohort import channel_folder
+
     if place.suffix.lower() == ".csv":
+        return True
+    if is_bids(place):  # a subject or session is a patient where it holds one case
+        cases, rejected = read_bids(place)
+        return not place.resolve().name.startswith(("sub-", "ses-")) or len(cases) + len(rejected) > 1
+    if place.is_dir() and channel_folder(place) is not None:
         return True
     if not place.is_dir() or _holds_images(place):
         return False

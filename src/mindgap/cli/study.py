@@ -32,9 +32,10 @@ class Study:
         out: Folder of the study.
         data: Cohort to use; at scale phantom one is made where none is named.
         scale: paper: 50,000 steps of four 80^3 crops at 1 mm, width 16. mini: your data at 2 mm, 48^3 crops, width 8,
-            1,200 steps. phantom: the same on synthetic patients, 400 steps.
+            1,200 steps. phantom: synthetic patients at 2 mm, crops and width of mini, otherwise the quick preset, 400
+            steps (teachers 600).
         methods: Students wanted (kdnet,pmkl,protokd,smunet, or dropout,anysubset,dynunet); all by default.
-        anchors: Anchors wanted (none,normal,k,mixture); all by default.
+        anchors: Anchors wanted (none,normal,k,mixture); all by default. Where they are compared, none is always run.
         subsets: Sequences wanted, such as T1,T1ce; all by default.
         seeds: How many seeds.
         jobs: Trainings at the same time here. 0: one for each processor where networks are small and there is no GPU
@@ -72,13 +73,16 @@ def run(words: Sequence[str]) -> int:
     settings = parse(Study, words, verb="study", config=(tyro.conf.OmitArgPrefixes,))
     from mindgap.study.cohort import prepare_place
     from mindgap.study.execute import queue, run_here
-    from mindgap.study.grid import Choice, runs_of
+    from mindgap.study.grid import Choice, runs_of, unused
     from mindgap.study.keep import keep_runs
     from mindgap.study.scale import Place, find_scale, jobs_at_once
 
     wanted = [tuple(filter(None, text.split(","))) for text in (settings.methods, settings.anchors, settings.subsets)]
     choice = Choice(wanted[0], wanted[1], wanted[2], settings.seeds)
     runs, scale = runs_of(settings.presets, choice), find_scale(settings.scale)
+    for preset in dict.fromkeys(settings.presets):
+        for kind, names in unused(preset, choice).items():
+            say(f"--{kind} {','.join(names)} says nothing to {preset}")
     at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
     if settings.dry_run:
         print_runs(runs, scale, at_once=at_once)

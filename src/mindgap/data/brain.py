@@ -16,6 +16,8 @@ from mindgap.errors import InputError, SettingError
 
 _GRID_TOLERANCE_MM = 1e-2
 _TIME_LIMIT_S = 3600
+_SOFT = 0.45  # of the layer below: 0.64 to 0.95 where a mask cut the brain, 0.17 to 0.31 where that cut was blurred
+_MOST_LAYERS = 3
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,29 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
             mend="look at the scan (is it a head?), or give --brain-mask FILE",
         )
     return brain
+
+
+def brain_of_stripped(array: NDArray[np.float32]) -> tuple[NDArray[np.bool_], int]:
+    """What lies above 0, less the outermost layers that are far dimmer than those below.
+
+    A scan that was resampled after it was stripped has such a rim, and a network takes it for tissue.
+
+    Args:
+        array: A scan that is 0 outside of the brain.
+
+    Returns:
+        The brain, and how many layers were left out.
+    """
+    from scipy.ndimage import binary_erosion
+
+    inside: NDArray[np.bool_] = array > 0
+    for layers in range(_MOST_LAYERS):
+        core = binary_erosion(inside)
+        below = core & ~binary_erosion(core)
+        if not below.any() or np.median(array[inside & ~core]) >= _SOFT * np.median(array[below]):
+            return inside, layers
+        inside = core
+    return inside, _MOST_LAYERS
 
 
 def lies_on(mask: Volume, volume: Volume) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from mindgap.data.nifti import Volume, read_volume
 from mindgap.errors import InputError
+from mindgap.processor import cpu_count
 from mindgap.regions import CLASS_COUNT, LabelConvention, target_from_label
 from mindgap.sequences import SEQUENCES, Sequence, Subset, format_subset, make_subset
 
@@ -115,10 +117,9 @@ class CaseFiles:
                 mend=f"ask for {format_subset(self.sequences)} or fewer, or add the missing files",
             )
         sources = {sequence: self.images[sequence] for sequence in wanted}
-        images = {
-            sequence: read_volume(source.path, case=self.case_id, channel=source.channel)
-            for sequence, source in sources.items()
-        }
+        with ThreadPoolExecutor(min(len(sources), cpu_count())) as pool:  # inflating lets other threads on
+            volumes = pool.map(lambda s: read_volume(s.path, case=self.case_id, channel=s.channel), sources.values())
+            images = dict(zip(sources, volumes, strict=True))
         target = None
         if convention is not None and self.label is not None:
             label = read_volume(self.label.path, case=self.case_id, channel=self.label.channel)

@@ -1,6 +1,6 @@
 """From folders and tables to cases, by name alone: no image is opened here.
 
-Known layouts: BraTS 2017-2021 and 2023+ trees, any other tree with one folder per case, MSD Task01, nnU-Net
+Known layouts: BraTS 2017-2021 and 2023+ trees, any other tree with one folder per case, BIDS, MSD Task01, nnU-Net
 raw, and a CSV manifest. What label numbers mean is taken from a layout only where that is beyond doubt.
 """
 
@@ -11,6 +11,7 @@ from collections import abc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mindgap.data.bids import case_from_bids, is_bids, read_bids
 from mindgap.data.case import CaseFiles, Source
 from mindgap.data.manifest import read_manifest
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
@@ -25,7 +26,7 @@ MSD_CHANNELS = (Sequence.FLAIR, Sequence.T1, Sequence.T1CE, Sequence.T2)
 _WORDS_OF_LAYOUT = {"brats2017": {"t1", "t1ce", "t2", "flair"}, "brats2023": {"t1n", "t1c", "t2w", "t2f"}}
 _LOOKED_FOR = (
     "*_{t1,t1ce,t2,flair}.nii.gz or *-{t1n,t1c,t2w,t2f}.nii.gz in one folder per case (up to "
-    f"{MAX_DEPTH} levels down), imagesTr/*.nii.gz (MSD, nnU-Net), or a .csv manifest"
+    f"{MAX_DEPTH} levels down), sub-*/[ses-*/]anat (BIDS), imagesTr/*.nii.gz (MSD, nnU-Net), or a .csv manifest"
 )
 
 
@@ -35,8 +36,8 @@ class Cohort:
 
     Attributes:
         root: Where they were found.
-        layout: "brats2017", "brats2023", "folders" (case folders named otherwise), "msd", "nnunet" or
-            "manifest".
+        layout: "brats2017", "brats2023", "folders" (case folders named otherwise), "bids", "msd", "nnunet"
+            or "manifest".
         cases: Sorted by case_id; a case may lack sequences or its label.
         rejected: Case or folder -> why it cannot be used.
         convention: What the numbers of the labels mean; None when it has to be asked for.
@@ -53,8 +54,9 @@ def discover(root: Path, *, labels: str | None = None, label: bool = True) -> Co
     """Find the cases of a data set.
 
     Args:
-        root: A BraTS tree (HGG/LGG or flat), an MSD or nnU-Net folder (the one that holds imagesTr), one case
-            folder, or a .csv manifest.
+        root: A BraTS tree (HGG/LGG or flat), a BIDS data set (or a subject or session of one), an MSD or nnU-Net
+            folder (the one that holds imagesTr; without labels imagesTs, or the folder of images itself), one case
+            folder, or a .csv manifest. Reference labels of BIDS are not looked for: a manifest names them.
         labels: Name of the label convention; overrides what the layout says.
         label: Whether reference labels are wanted. Where they are not, several in one folder, none, or names of
             several data sets side by side are no fault.
@@ -80,12 +82,17 @@ def discover(root: Path, *, labels: str | None = None, label: bool = True) -> Co
             found=found,
             mend="correct the path, or name the folder the file lies in",
         )
+    elif is_bids(root):
+        found_cases, rejected = read_bids(root)
+        cohort = Cohort(root, "bids", _sorted(found_cases), rejected, None)
+    elif not label and (images := channel_folder(root)) is not None:
+        cohort = _from_channels(root, images, labels=root / "labelsTr")
     else:
         cohort = _from_folders(root, label=label)
         if (root / "imagesTr").is_dir():
             if cohort.cases:
                 raise _mixed(root, f"imagesTr (MSD or nnU-Net) and case folders ({cohort.layout})")
-            cohort = _from_images_tr(root)
+            cohort = _from_channels(root, root / "imagesTr", labels=root / "labelsTr")
     if not cohort.cases:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in list(cohort.rejected.items())[:3])
         raise InputError(
@@ -117,6 +124,8 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
             found="no such folder",
             mend="correct the path",
         )
+    if is_bids(folder):
+        return case_from_bids(folder)
     case_id = folder.resolve().name
     images: dict[Sequence, list[Path]] = {}
     labels: list[Path] = []
@@ -152,6 +161,15 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
         {sequence: Source(paths[0]) for sequence, paths in images.items()},
         Source(labels[0]) if labels else None,
     )
+
+
+def channel_folder(root: Path) -> Path | None:
+    """Where images lie whose channels are numbered (nnU-Net, MSD): imagesTs, or the folder itself."""
+    if (root / "imagesTs").is_dir():
+        return root / "imagesTs"
+    files = _nifti_files(root)
+    numbered = bool(files) and all(re.fullmatch(r".+_\d{4}", stem_of(path)) for path in files)
+    return root if numbered or root.name in ("imagesTs", "imagesTr") else None
 
 
 def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = None) -> CaseFiles:
@@ -229,10 +247,10 @@ def _layout_of(root: Path, cases: list[CaseFiles]) -> tuple[str, LabelConvention
     return "brats2017" if convention == "brats2017" else "brats2023", find_convention(convention)
 
 
-def _from_images_tr(root: Path) -> Cohort:
-    images = _nifti_files(root / "imagesTr")
-    labels = {stem_of(path): path for path in _nifti_files(root / "labelsTr")}
-    names = _channel_names(root)
+def _from_channels(root: Path, folder: Path, *, labels: Path) -> Cohort:
+    images = _nifti_files(folder)
+    references = {stem_of(path): path for path in _nifti_files(labels)}
+    names = _channel_names(folder.parent) or _channel_names(folder)
     split = [re.fullmatch(r"(.+)_(\d{4})", stem_of(path)) for path in images]
     if not any(split):
         channels = names or MSD_CHANNELS
@@ -240,7 +258,7 @@ def _from_images_tr(root: Path) -> Cohort:
             stem_of(path): CaseFiles(
                 stem_of(path),
                 {sequence: Source(path, channel) for channel, sequence in enumerate(channels)},
-                _source(labels.get(stem_of(path))),
+                _source(references.get(stem_of(path))),
             )
             for path in images
         }
@@ -262,7 +280,7 @@ def _from_images_tr(root: Path) -> Cohort:
         else:
             rejected[match[1]] = f"{path.name} is a channel that dataset.json does not name"
     cases = {
-        case: CaseFiles(case, sources, _source(labels.get(case)))
+        case: CaseFiles(case, sources, _source(references.get(case)))
         for case, sources in found.items()
         if case not in rejected
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, igzip_lib
 from numpy.typing import NDArray
 
 from mindgap.errors import InputError
@@ -19,11 +20,16 @@ from mindgap.regions import LabelConvention, label_from_target
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _COMMENT_EXTENSION = 6
 _OWN_MASK = b"mindgap segmentation"
+_HEADER_SIZE = (348).to_bytes(4, "little")
+"""The first four bytes of NIfTI-1, in the byte order of the file."""
+_ISAL_ERROR: Any = igzip_lib.IsalError
+_OWN_PROBABILITIES = b"mindgap probabilities"
 _READ_ERRORS = (
     OSError,
     EOFError,
     zlib.error,
     ValueError,
+    _ISAL_ERROR,
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
 )
@@ -91,7 +97,21 @@ def read_volume(path: Path, *, case: str, channel: int | None = None) -> Volume:
     Raises:
         InputError: The file is missing, truncated, no NIfTI, not 3-D, or its geometry is impossible.
     """
-    image = _open(path, case)
+    return volume_from_image(_open(path, case), path, case=case, channel=channel)
+
+
+def volume_from_image(image: Any, path: Path, *, case: str, channel: int | None = None) -> Volume:
+    """Take over an image that nibabel holds.
+
+    Args:
+        image: A nibabel image.
+        path: Where it came from, or a name for it.
+        case: Name for error messages.
+        channel: As in :func:`read_volume`.
+
+    Raises:
+        InputError: As in :func:`read_volume`, but for the file.
+    """
     shape = image.shape
     if channel is None and len(shape) == 4 and shape[3] == 1:
         channel = 0
@@ -101,6 +121,13 @@ def read_volume(path: Path, *, case: str, channel: int | None = None) -> Volume:
             expected="a 3-D image" if channel is None else "a 4-D image",
             found=f"shape {shape}",
             mend="give one 3-D file per sequence (4-D: an MSD tree, or FILE#CHANNEL in a manifest)",
+        )
+    if min(shape[:3]) < 2:
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected="a 3-D image of more than one slice",
+            found=f"shape {shape}",
+            mend="stack the slices of the series into one file (dcm2niix does that)",
         )
     if channel is not None and not 0 <= channel < shape[3]:
         raise InputError(
@@ -162,38 +189,103 @@ def write_label(path: Path, target: NDArray[np.uint8], *, like: Volume, conventi
             found=f"{target.shape}",
             mend="report this as a bug",
         )
-    header = like.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    header["cal_max"], header["cal_min"] = 0, 0
-    header["descrip"] = _OWN_MASK
-    # sform, qform and their codes stay as they are in the header unless the affine is not the header's own.
-    image = nib.Nifti1Image(label_from_target(target, convention), like.affine, header)
-    names = {"0": "background", **{str(value): tissue for value, tissue in convention.tissues.items()}}
-    sidecar = {"LabelConvention": convention.name, "Labels": names, "RegionsNested": "ET within TC within WT"}
-    image.header.extensions.clear()
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT_EXTENSION, json.dumps(sidecar).encode("utf-8")))
+    image, sidecar = label_image(target, like=like, convention=convention)
     with write_aside(path) as aside:
         nib.save(image, aside)
     write_json(path.with_name(stem_of(path) + ".json"), sidecar)
 
 
+def label_image(target: NDArray[np.uint8], *, like: Volume, convention: LabelConvention) -> tuple[Any, dict[str, Any]]:
+    """A segmentation as nibabel image in the grid of an input image, and what its numbers mean."""
+    image = _image_like(like, label_from_target(target, convention), _OWN_MASK)
+    names = {"0": "background", **{str(value): tissue for value, tissue in convention.tissues.items()}}
+    sidecar = {"LabelConvention": convention.name, "Labels": names, "RegionsNested": "ET within TC within WT"}
+    image.header.extensions.clear()
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT_EXTENSION, json.dumps(sidecar).encode("utf-8")))
+    return image, sidecar
+
+
+def write_probabilities(path: Path, probabilities: NDArray[np.float32], *, like: Volume, sidecar: Any) -> None:
+    """Write probabilities in the grid of an input image, atomically, with a sidecar ``<name>.json``.
+
+    float32, since a step of 8-bit codes (0.004) would round the small probabilities that expected volumes and
+    uncertainty live on; most voxels are 0 and cost nothing once compressed.
+
+    Args:
+        path: Ends in .nii or .nii.gz.
+        probabilities: 0 to 1 (i j k) or, with a channel for each region, (i j k R).
+        like: The image whose grid is kept.
+        sidecar: What the numbers mean.
+    """
+    image = _image_like(like, np.asarray(probabilities, np.float32), _OWN_PROBABILITIES)
+    image.header.extensions.clear()
+    with write_aside(path) as aside:
+        nib.save(image, aside)
+    write_json(path.with_name(stem_of(path) + ".json"), sidecar)
+
+
+def is_own_probabilities(path: Path) -> bool:
+    """Whether a file was written by :func:`write_probabilities`, and may be written again."""
+    return _description_of(path) == _OWN_PROBABILITIES
+
+
 def is_own_mask(path: Path) -> bool:
     """Whether a file is a mask that :func:`write_label` wrote, which may be written again."""
+    return _description_of(path) == _OWN_MASK
+
+
+def _image_like(like: Volume, array: NDArray[Any], description: bytes) -> Any:
+    header = like.header.copy()
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_max"], header["cal_min"] = 0, 0
+    header["descrip"] = description
+    # sform, qform and their codes stay as they are in the header unless the affine is not the header's own.
+    return nib.Nifti1Image(array, like.affine, header)
+
+
+def _description_of(path: Path) -> bytes:
     try:
         header: Any = nib.load(path).header
-        return bool(header["descrip"].tobytes().rstrip(b"\0") == _OWN_MASK)
+        return bytes(header["descrip"].tobytes().rstrip(b"\0"))
     except (*_READ_ERRORS, KeyError, IndexError):
-        return False
+        return b""
 
 
 def _open(path: Path, case: str) -> Any:
     if not path.is_file():
         raise InputError(case=case, expected=f"a file at {path}", found="none", mend="correct the path")
     try:
-        return nib.load(path)
+        image: Any = _open_gzipped(path) if path.suffix == ".gz" else nib.load(path)
+        edges = _stored_edges(image, path)
     except _READ_ERRORS as error:
         raise _unreadable(path, case, error) from error
+    if 0 in edges:
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected="voxels of positive size",
+            found=f"voxel edges {edges} in the header, and no sform",
+            mend="repair the header (sform/qform and pixdim) or convert the DICOM series again",
+        )
+    return image
+
+
+def _stored_edges(image: Any, path: Path) -> tuple[float, ...]:
+    """Voxel edges as the file has them where they decide its geometry: nibabel takes 1 for a 0 without a word."""
+    if not isinstance(image, nib.Nifti1Pair) or image.header["sform_code"] > 0:
+        return ()
+    place = image.file_map["header"] if "header" in image.file_map else image.file_map["image"]
+    with nib.openers.ImageOpener(str(place.filename or path), "rb") as handle:
+        header = type(image).header_class.from_fileobj(handle, check=False)
+    return tuple(header["pixdim"][1 : 1 + min(3, header["dim"][0])].tolist())
+
+
+def _open_gzipped(path: Path) -> Any:
+    """Inflate the whole file at once with ISA-L, which takes half the time; other formats in .gz go nibabel's way."""
+    content = igzip.decompress(path.read_bytes())
+    if content[:4] != _HEADER_SIZE and content[:4] != _HEADER_SIZE[::-1]:
+        return nib.load(path)
+    return nib.Nifti1Image.from_bytes(content)
 
 
 def _unreadable(path: Path, case: str, error: Exception) -> InputError:

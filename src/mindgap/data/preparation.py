@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float
+from mindgap.batch import BACKGROUND, Shaped
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.prepared import (
@@ -41,11 +41,13 @@ from mindgap.data.store import FORMAT as STORE_FORMAT
 from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_index
 from mindgap.errors import InputError, SettingError
 from mindgap.files import remove_leftovers
+from mindgap.processor import cpu_count
 from mindgap.regions import CLASS_COUNT, CONVENTIONS, LabelConvention
-from mindgap.sequences import make_subset
+from mindgap.sequences import Sequence, make_subset
 
 WORKING_ORIENTATION = "LPS"
 """Axes inside: those of BraTS, so that its volumes are not moved at all."""
+LEAST_BRAIN_VOXELS = 8
 
 
 def prepare_case(case: Case, preparation: Preparation, *, brain_of: Case | None = None) -> PreparedCase:
@@ -66,29 +68,32 @@ def prepare_case(case: Case, preparation: Preparation, *, brain_of: Case | None 
     native_shape = tuple(reference.array.shape[axis] for axis in permutation)
     working_shape = _working_shape(native_shape, native_spacing, preparation.spacing_mm)
     spacing = native_spacing * np.array(native_shape) / np.array(working_shape)
-    images: list[Tensor] = []
-    boxes: list[Box] = []
     sequences = make_subset(case.images)
     shared = None if brain_of is None else np.any([volume.array > 0 for volume in brain_of.images.values()], axis=0)
-    for sequence in sequences:
+
+    def prepare_one(sequence: Sequence) -> tuple[Tensor, Box]:
         own = case.images[sequence].array
-        array, inside = (_reorient(x, permutation, flips).copy() for x in (own, own > 0 if shared is None else shared))
-        image, brain = _resample_image(torch.from_numpy(array), torch.from_numpy(inside), working_shape)
-        if int(brain.sum()) < 8:
+        inside = own > 0 if shared is None else shared
+        array, brain, box = _on_working_grid(
+            _reorient(own, permutation, flips), _reorient(inside, permutation, flips), working_shape
+        )
+        if np.count_nonzero(brain) < LEAST_BRAIN_VOXELS:
             raise InputError(
                 case=f"{case.case_id}: {sequence}",
                 expected="an image of a brain (voxels above 0)",
                 found="none at the working resolution",
                 mend="give a skull-stripped image, or leave this sequence out",
             )
-        images.append(_normalise(image, brain, preparation))
-        boxes.append(_bounding_box(brain))
+        return _normalise(array, brain, preparation), box
+
+    with ThreadPoolExecutor(min(len(sequences), cpu_count())) as pool:  # numpy and torch let other threads on
+        images, boxes = zip(*pool.map(prepare_one, sequences), strict=True)
     box = join_boxes(boxes)
     placement = Placement(_three(reference.array.shape), permutation, flips, working_shape, box)
     x_mm, y_mm, z_mm = spacing.tolist()
     return PreparedCase(
         case_id=case.case_id,
-        image=torch.stack([image[slices_of(box)] for image in images]),
+        image=torch.stack([_widen(image, inner, box) for image, inner in zip(images, boxes, strict=True)]),
         sequences=sequences,
         boxes=tuple(shift_box(inner, box) for inner in boxes),
         target=None if case.target is None else target_on_grid(case.target, placement)[slices_of(box)],
@@ -97,11 +102,11 @@ def prepare_case(case: Case, preparation: Preparation, *, brain_of: Case | None 
     )
 
 
-def put_back(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Float[Tensor, "R x y z"]:
+def put_back(maps: Shaped[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Shaped[Tensor, "R x y z"]:
     """Undo the preparation for maps on the crop: paste, resample linearly to the native grid, reorient.
 
     Args:
-        maps: Probabilities on the crop.
+        maps: Probabilities on the crop; classes too, where the native grid is the working one.
         placement: From :func:`prepare_case`.
         fill: Value outside the crop.
 
@@ -124,6 +129,27 @@ def target_on_grid(target: NDArray[np.uint8], placement: Placement) -> NDArray[n
     return _resample_target(_reorient(target, placement.permutation, placement.flips), placement.working_shape)
 
 
+def _on_working_grid(
+    array: NDArray[np.float32], inside: NDArray[np.bool_], shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Box]:
+    """An image and its brain on the working grid, cropped to the box of the brain; without brain, the empty box."""
+    if array.shape != shape:
+        image, brain = _resample_image(torch.from_numpy(array.copy()), torch.from_numpy(inside.copy()), shape)
+        box = _bounding_box(brain.numpy())
+        return image[slices_of(box)], brain[slices_of(box)], box
+    box = _bounding_box(inside)
+    return torch.from_numpy(array[slices_of(box)].copy()), torch.from_numpy(inside[slices_of(box)].copy()), box
+
+
+def _widen(image: Tensor, inner: Box, outer: Box) -> Tensor:
+    """An image on a box in a larger box, background around it."""
+    if inner == outer:
+        return image
+    whole = torch.full([stop - start for start, stop in outer], BACKGROUND)
+    whole[slices_of(shift_box(inner, outer))] = image
+    return whole
+
+
 def _normalise(image: Tensor, brain: Tensor, preparation: Preparation) -> Tensor:
     inside = image[brain].numpy()
     if preparation.normalisation == "percentile":
@@ -136,8 +162,6 @@ def _normalise(image: Tensor, brain: Tensor, preparation: Preparation) -> Tensor
 
 def _resample_image(array: Tensor, inside: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Resample an image and its brain mask; partial voxels at the border keep the brightness of the brain."""
-    if tuple(array.shape) == shape:
-        return array, inside
     stacked = torch.stack([array * inside, inside.float()])[None]
     image, share = F.interpolate(stacked, size=shape, mode="trilinear", align_corners=False)[0]
     brain = share >= 0.5
@@ -184,10 +208,13 @@ def _reorient(array: NDArray[Any], permutation: tuple[int, int, int], flips: tup
     return oriented
 
 
-def _bounding_box(mask: Tensor) -> Box:
-    found = mask.nonzero()
-    (a0, b0, c0), (a1, b1, c1) = found.amin(0).tolist(), (found.amax(0) + 1).tolist()
-    return (a0, a1), (b0, b1), (c0, c1)
+def _bounding_box(mask: NDArray[np.bool_]) -> Box:
+    def ends(line: NDArray[np.bool_]) -> tuple[int, int]:
+        found = np.flatnonzero(line)
+        return (int(found[0]), int(found[-1]) + 1) if found.size else (0, 0)
+
+    plane = np.asarray(mask.any(2))
+    return ends(np.asarray(plane.any(1))), ends(np.asarray(plane.any(0))), ends(np.asarray(mask.any((0, 1))))
 
 
 def _three(values: Any) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float
+from mindgap.batch import BACKGROUND, Float, Shaped
 from mindgap.errors import SettingError
 from mindgap.sequences import Subset
 
@@ -136,7 +136,7 @@ def join_prepared(parts: Iterable[PreparedCase]) -> PreparedCase:
     )
 
 
-def paste(maps: Float[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Float[Tensor, "R x y z"]:
+def paste(maps: Shaped[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Shaped[Tensor, "R x y z"]:
     """Maps on the crop as maps on the whole working grid."""
     whole = maps.new_full((maps.shape[0], *placement.working_shape), fill)
     a, b, c = slices_of(placement.box)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.brain import BrainSource, lies_on, strip_with_hd_bet
+from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
 from mindgap.data.case import Case
 from mindgap.data.nifti import Volume, read_volume
 from mindgap.data.registration import Registration, register, resample, to_itk
@@ -28,7 +28,9 @@ ATLAS_SHAPE = (240, 240, 155)
 _TIES = (Sequence.T1CE, Sequence.T1, Sequence.FLAIR, Sequence.T2)
 _LARGEST_ROTATION_DEG = 60.0
 _GOOD_OVERLAP, _LEAST_OVERLAP = 0.75, 0.5  # Dice of brains; a brain with a tumour and MNI152 reach about 0.9
-_LEAST_SIMILARITY = 0.1  # of Mattes mutual information; images of one head reach 0.3 and more
+_GOOD_BETWEEN, _LEAST_BETWEEN = 0.9, 0.7  # Dice of one brain, stripped on two scans
+_LEAST_SIMILARITY = 0.1  # of Mattes mutual information
+_GOOD_BETWEEN_STRIPPED = 0.5  # 0.67 to 0.88 within one patient, 0.43 to 0.44 between two
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,13 @@ def to_atlas_grid(
         _check(f"{case_id}: {sequence} ({volume.path.name})", volume)
     first = _named(case_id, options.reference, images) or choose_reference(images)
     native = _named(case_id, options.native, images) or first
+    soft = {}
+    if options.brain.already_stripped:
+        images, soft = _without_rims(images)
     if options.n4:
         images = {sequence: _without_bias(case_id, volume) for sequence, volume in images.items()}
     reference = images[first]
-    laid = {s: register(case_id, reference, volume) for s, volume in images.items() if s != first}
+    laid = {s: register(case_id, reference, volume, stripped=options.brain.already_stripped) for s, volume in images.items() if s != first}
     laid[first] = Registration(np.eye(4), 0.0, 0.0)
     together = time.perf_counter()
     brains = _find_brains(case_id, images, laid, first, options.brain)
@@ -104,31 +109,37 @@ def to_atlas_grid(
     stripped = time.perf_counter()
     atlas = _template()
     brain_only = Volume(reference.array * (inside >= 0.5), reference.affine, reference.path, reference.header)
-    home = register(case_id, atlas, brain_only)
+    home = register(case_id, atlas, brain_only, stripped=True)
     placed, masks = {}, {}
     for sequence, volume in images.items():
         brain, way = brains[sequence]
         placed[sequence], masks[sequence] = _place(
             case_id, volume, laid[sequence].matrix @ home.matrix, brain, way @ home.matrix
         )
+    del laid[first]
     template_brain = resample(case_id, atlas, np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0
-    overlap = {sequence: _dice(mask, template_brain) for sequence, mask in masks.items()}
-    lines = _judge(case_id, {s: r for s, r in laid.items() if s != first}, home, overlap, force=force)
+    overlap = {"atlas": _dice(masks[first], template_brain)}
+    if options.brain.already_stripped:  # else all have one brain
+        overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in laid}
+    lines = _judge(case_id, {**{str(s): r for s, r in laid.items()}, "atlas": home}, overlap, force=force)
     record = {
         "reference": str(first),
         "native": str(native),
         "n4": options.n4,
         "brain": options.brain.name,
-        "transforms": {str(s): _describe(r) for s, r in laid.items() if s != first},
+        "transforms": {str(s): _describe(r) for s, r in laid.items()},
         "atlas": _describe(home),
-        "brain_overlap": {str(s): round(value, 4) for s, value in overlap.items()},
+        "soft_layers_left_out": {str(s): layers for s, layers in soft.items()},
+        "brain_overlap": {name: round(value, 4) for name, value in overlap.items()},
         "seconds": {
             "registration": round(together - began, 2),
             "brain": round(stripped - together, 2),
             "atlas": round(time.perf_counter() - stripped, 2),
         },
     }
-    to_atlas = np.linalg.inv(laid[native].matrix @ home.matrix).astype(np.float64)
+    lines += [f"the edge of {s} is soft (resampled after it was stripped?): {n} layers left out" for s, n in soft.items()]
+    of_native = laid[native].matrix if native in laid else np.eye(4)
+    to_atlas = np.linalg.inv(of_native @ home.matrix).astype(np.float64)
     return RawCase(Case(case_id, placed), images[native], to_atlas, record, tuple(lines))
 
 
@@ -185,6 +196,17 @@ def _check(case: str, volume: Volume) -> None:
     )
 
 
+def _without_rims(images: Mapping[Sequence, Volume]) -> tuple[dict[Sequence, Volume], dict[Sequence, int]]:
+    """Stripped scans with nothing but brain above 0, and how many soft layers some of them lost."""
+    cut, soft = {}, {}
+    for sequence, volume in images.items():
+        inside, layers = brain_of_stripped(volume.array)
+        cut[sequence] = replace(volume, array=volume.array * inside)
+        if layers:
+            soft[sequence] = layers
+    return cut, soft
+
+
 def _without_bias(case_id: str, volume: Volume) -> Volume:
     """N4 on a coarse copy; its smooth field is then divided out of the scan."""
     import SimpleITK as sitk
@@ -234,15 +256,25 @@ def _as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
 def _place(
     case_id: str, volume: Volume, way: NDArray[np.float64], brain: Volume, brain_way: NDArray[np.float64]
 ) -> tuple[Volume, NDArray[np.bool_]]:
-    """A stripped scan on the atlas grid; partial voxels at the border keep the brightness of the brain."""
+    """A stripped scan on the atlas grid; the cut around a brain that was stripped before neither dims nor rings."""
     affine = atlas_affine()
-    share = resample(case_id, brain, brain_way, ATLAS_SHAPE, affine)
-    image = resample(case_id, volume, way, ATLAS_SHAPE, affine)
-    inside = share >= 0.5
+    inside = resample(case_id, brain, brain_way, ATLAS_SHAPE, affine) >= 0.5
     if brain.array.shape == volume.array.shape and np.array_equal(brain.array > 0, volume.array > 0):
-        image /= np.maximum(share, 0.5)
-    placed = np.where(inside, np.maximum(image, 0), 0).astype(np.float32)
+        volume = replace(volume, array=_continued(volume.array))
+    image = resample(case_id, volume, way, ATLAS_SHAPE, affine, cubic=True)
+    low = volume.array[volume.array > 0].min()
+    placed = np.where(inside, np.maximum(image, low), 0).astype(np.float32)
     return Volume(placed, affine, volume.path, None), inside
+
+
+def _continued(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image whose background near the brain repeats the nearest brain voxel."""
+    from scipy.ndimage import distance_transform_edt
+
+    empty = array <= 0
+    nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
+    continued: NDArray[np.float32] = array[tuple(nearest)]
+    return continued
 
 
 def _template() -> Volume:
@@ -253,23 +285,21 @@ def _template() -> Volume:
 
 
 def _judge(
-    case_id: str,
-    laid: Mapping[Sequence, Registration],
-    home: Registration,
-    overlap: Mapping[Sequence, float],
-    *,
-    force: bool,
+    case_id: str, registrations: Mapping[str, Registration], overlap: Mapping[str, float], *, force: bool
 ) -> list[str]:
     """Warnings about registrations that are doubtful; an error where one is not plausible."""
     doubtful: list[str] = []
     hopeless: list[str] = []
-    for name, found in [*((str(s), r) for s, r in laid.items()), ("atlas", home)]:
+    for name, found in registrations.items():
         if found.after < _LEAST_SIMILARITY or found.rotation_deg > _LARGEST_ROTATION_DEG:
             hopeless.append(f"{name}: similarity {found.after:.3f}, rotation {found.rotation_deg:.0f} degrees")
-    for sequence, value in overlap.items():
-        if value < _GOOD_OVERLAP:
-            lines = hopeless if value < _LEAST_OVERLAP else doubtful
-            lines.append(f"{sequence}: its brain overlaps that of the atlas by Dice {value:.2f}")
+        elif found.after < _GOOD_BETWEEN_STRIPPED and name in overlap and name != "atlas":
+            doubtful.append(f"{name}: similarity {found.after:.2f}; is it of the same patient?")
+    for name, value in overlap.items():
+        good, least = (_GOOD_OVERLAP, _LEAST_OVERLAP) if name == "atlas" else (_GOOD_BETWEEN, _LEAST_BETWEEN)
+        if value < good:
+            lines = hopeless if value < least else doubtful
+            lines.append(f"{name}: the brain and that of the reference overlap by Dice {value:.2f}")
     if hopeless and not force:
         raise InputError(
             case=case_id,

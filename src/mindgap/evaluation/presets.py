@@ -20,7 +20,10 @@ ETPP_TEXT = (
     f"ETpp v1: ET, from which a prediction below {LEAST_ET_MM3:g} mm^3 is removed (from ET only, the variant of RFNet)."
 )
 _AGREE = "Empty: both 1, one 0."
-_UNDEFINED = "Empty: not a number if either mask is, and left out of means."
+_UNDEFINED = (
+    "Empty: not a number if either mask is, and left out of means (the BraTS servers count 373.13 or 374 mm there, so "
+    "these means are not theirs)."
+)
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ PRESETS: dict[str, MetricPreset] = {
     preset.name: preset
     for preset in (
         MetricPreset("default", ("dice", "hd95_mm", "surface_dice", "lesionwise_dice")),
-        MetricPreset("brats2018", ("dice", "hd95_mm")),
-        MetricPreset("brats2023", ("dice", "hd95_mm", "lesionwise_dice")),
+        MetricPreset("hd95", ("dice", "hd95_mm")),
+        MetricPreset("lesions", ("dice", "hd95_mm", "lesionwise_dice")),
         MetricPreset("all", tuple(DEFINITIONS)),
     )
 }

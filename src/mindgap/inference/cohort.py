@@ -12,10 +12,21 @@ from mindgap.data.cohort import Cohort
 from mindgap.data.nifti import is_own_mask, read_volume
 from mindgap.errors import InputError, MindgapError
 from mindgap.files import remove_leftovers, sha256_of
+from mindgap.inference.confidence import Confidence
+from mindgap.inference.layout import (
+    Layout,
+    check_probability_files,
+    describe_bids,
+    mask_of,
+    open_bids,
+    write_region_probabilities,
+)
+from mindgap.inference.lock import hold
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.record import Found, Reading, find_in, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
 from mindgap.regions import LabelConvention
+from mindgap.sequences import parse_subset
 
 Progress = Callable[[int, int, str], None]
 WHOLE = Shard()
@@ -45,6 +56,9 @@ def segment_cases(
     shard: Shard = WHOLE,
     resume: bool = False,
     force: bool = False,
+    confidence: Confidence | None = None,
+    layout: Layout = "folders",
+    probabilities: bool = False,
     progress: Progress = lambda done, total, case: None,
 ) -> Outcome:
     """Segment a share of a cohort into ``out/CASE/CASE_seg.nii.gz`` and keep book of every case.
@@ -61,26 +75,40 @@ def segment_cases(
         shard: The share of the sorted cases that is taken.
         resume: Leave alone what is done; a mask that is missing or damaged is made again.
         force: Accept affines that disagree.
+        confidence: What is known of the network.
+        layout: A folder per case, or a BIDS derivative.
+        probabilities: Also write the probabilities of the regions.
         progress: Called when a case has ended.
 
     Raises:
-        SettingError: The folder holds results and ``resume`` is not set, or masks of another network, convention or
-            coverage.
+        SettingError: The folder holds results and ``resume`` is not set, or masks made otherwise (network, convention,
+            coverage, layout, probabilities); or another process is at this share.
         MindgapError: A mask or the status file cannot be written; no case can be any more.
     """
-    identity = {"model_sha256": predictor.sha256, "labels": convention.name, "coverage": predictor.coverage}
+    identity = {
+        "model_sha256": predictor.sha256,
+        "labels": convention.name,
+        "coverage": predictor.coverage,
+        "layout": layout,
+        "probabilities": probabilities,
+    }
     open_folder(out, shard, identity, resume=resume)
+    if layout == "bids":
+        open_bids(out, [files.case_id for files in cohort.cases])
     known = read_status(out)
     outcome = Outcome()
     cases = {files.case_id: files for files in cohort.cases}
     mine = shard.share({*cases, *cohort.rejected})
-    with StatusBook(out, shard) as book:
-        run = _Run(predictor, out, convention, force, book, cases_written(out), outcome)
+    share = f"share {shard.number}/{shard.count} of {out}"
+    with hold(out / f".{shard.status_name}.lock", what=share), StatusBook(out, shard) as book:
+        run = _Run(
+            predictor, out, convention, force, book, cases_written(out), outcome, layout, probabilities, confidence
+        )
         waiting = []
         for case_id in mine:
             if case_id not in cases:
                 run.fail(case_id, f"{case_id}: {cohort.rejected[case_id]}")
-            elif resume and _is_whole(known.get(case_id), out):
+            elif resume and _is_whole(known.get(case_id), out, layout):
                 outcome.skipped.append(case_id)
                 book.add(CaseStatus(case_id, "skipped", "done before; its mask is what was written"))
             else:
@@ -88,11 +116,6 @@ def segment_cases(
         ended = len(mine) - len(waiting)
         run.all(waiting, lambda done, case_id: progress(ended + done, len(mine), case_id))
     return outcome
-
-
-def mask_of(out: Path, case_id: str) -> Path:
-    """Where the mask of a case lies in the folder of a cohort."""
-    return out / case_id / f"{case_id}_seg.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -106,6 +129,9 @@ class _Run:
     book: StatusBook
     written_before: set[str]
     outcome: Outcome
+    layout: Layout
+    probabilities: bool
+    confidence: Confidence | None = None
 
     def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
         """Take every case through the three steps."""
@@ -129,7 +155,7 @@ class _Run:
     def read(self, files: CaseFiles) -> Reading | str:
         """The case, or why it cannot be used."""
         try:
-            self._check_place(files.case_id)
+            self._check_place(files)
             return read_for(self.predictor, files, force=self.force)
         except Exception as error:  # whatever one case brings, the others go on
             return _one_line(files.case_id, error)
@@ -137,7 +163,7 @@ class _Run:
     def find(self, reading: Reading) -> Found | str:
         """What is in the case, or why that cannot be told."""
         try:
-            return find_in(self.predictor, reading)
+            return find_in(self.predictor, reading, self.confidence)
         except Exception as error:
             return _one_line(reading.files.case_id, error)
 
@@ -150,7 +176,12 @@ class _Run:
         if isinstance(found, str):
             self.fail(case_id, found)
             return
-        record = write_mask(mask_of(self.out, case_id), found, self.predictor, convention=self.convention)
+        mask = mask_of(self.out, case_id, found.segmentation.subset, self.layout)
+        record = write_mask(mask, found, self.predictor, convention=self.convention)
+        if self.layout == "bids":
+            describe_bids(mask, record, self.convention)
+        if self.probabilities:
+            write_region_probabilities(mask, found.segmentation, self.layout, record)
         self.book.add(
             CaseStatus(
                 case_id,
@@ -161,6 +192,8 @@ class _Run:
                 mask_sha256=record["mask"]["sha256"],
                 volumes_ml=record["volumes_ml"],
                 seconds=record["seconds"],
+                expected_dice=(record["confidence"] or {}).get("expected_dice", {}),
+                review=(record["confidence"] or {}).get("review", []),
             )
         )
         self.outcome.done.append(case_id)
@@ -170,12 +203,13 @@ class _Run:
         self.book.add(CaseStatus(case_id, "failed", reason))
         self.outcome.failed[case_id] = reason
 
-    def _check_place(self, case_id: str) -> None:
+    def _check_place(self, files: CaseFiles) -> None:
         """Refuse a name that is no folder name, and to write over what is not ours, such as a corrected mask.
 
         Raises:
-            InputError: It is one of these.
+            InputError: It is one of these, or the case lacks what the network needs.
         """
+        case_id = files.case_id
         if Path(case_id).name != case_id or case_id in (".", "..") or "\\" in case_id:
             raise InputError(
                 case=case_id,
@@ -183,7 +217,7 @@ class _Run:
                 found=f"{case_id!r}",
                 mend="rename the case, without / or \\",
             )
-        mask = mask_of(self.out, case_id)
+        mask = mask_of(self.out, case_id, self.predictor.serve(case_id, files.sequences), self.layout)
         remove_leftovers(mask.parent)
         if mask.exists() and not is_own_mask(mask) and not (case_id in self.written_before and not _is_readable(mask)):
             raise InputError(
@@ -192,13 +226,15 @@ class _Run:
                 found="one that mindgap did not write (a reference, a corrected mask?)",
                 mend="move it away, or choose another output folder",
             )
+        if self.probabilities:
+            check_probability_files(mask, self.layout)
 
 
-def _is_whole(status: CaseStatus | None, out: Path) -> bool:
+def _is_whole(status: CaseStatus | None, out: Path, layout: Layout) -> bool:
     """Whether a case is done and its mask still is the file that was written."""
     if status is None or status.status != "done":
         return False
-    mask = mask_of(out, status.case)
+    mask = mask_of(out, status.case, parse_subset(status.subset), layout)
     return mask.is_file() and sha256_of(mask) == status.mask_sha256
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,22 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Bool, Float, Output, classes_from_regions
+from mindgap.batch import BACKGROUND, Bool, Float, classes_from_regions
 from mindgap.data.case import Case
 from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
-from mindgap.data.prepared import Preparation, PreparedCase
+from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
-from mindgap.inference.tiling import pad_to, predict_tiled, predict_whole
+from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib
+from mindgap.inference.estimate import Estimate
+from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
 from mindgap.networks import head_of
-from mindgap.networks.blocks import channels_last
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import ModelCard, TrainedNetwork, load_network
-from mindgap.processor import Precision, choose_precision, detect_processor
+from mindgap.processor import available_memory_gib, detect_processor
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
 from mindgap.sequences import SUBSETS, Subset, format_subset, make_subset
 
-Coverage = Literal["tiles", "whole"]
+Coverage = Literal["auto", "tiles", "whole"]
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,29 @@ class Segmentation:
         case_id: Its name.
         subset: The sequences the network looked at.
         target: Classes on the grid of the files.
-        probabilities: WT, TC, ET on the same grid (R i j k).
         like: The image whose grid it is.
         volumes_ml: Volume of each region.
+        maps: Probabilities of WT, TC, ET on the prepared crop (R i j k).
+        placement: Where the crop lies.
+        coverage: "tiles" or "whole", as it was computed.
+        confidence: How far it can be trusted; None where that is not known.
     """
 
     case_id: str
     subset: Subset
     target: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
     like: Volume
     volumes_ml: Mapping[Region, float]
+    maps: Tensor = field(repr=False)
+    placement: Placement = field(repr=False)
+    coverage: Coverage = "tiles"
+    confidence: Estimate | None = None
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probabilities of WT, TC, ET on the grid of the files (R i j k), made when they are first asked for."""
+        native: NDArray[np.float32] = put_back(self.maps, self.placement).numpy()
+        return native
 
 
 class Predictor:
@@ -58,9 +71,12 @@ class Predictor:
     Args:
         model: The network and its card.
         device: "auto", "cpu" or "cuda".
-        precision: "auto", "fp32" or "bf16".
+        precision: "auto", "fp32", "bf16" or "int8".
         coverage: "tiles" averages half-overlapping windows of the training crop's size, as the paper's base
-            does; "whole" takes the brain in one pass.
+            does; "whole" takes the brain in one pass; "auto" does so where the model folder says that it was measured
+            to be as good and where memory suffices, else in tiles.
+        engine: "torch", "openvino", or "auto" (:func:`mindgap.inference.engines.choose_engine`).
+        tta: Average over the eight mirror images of the brain: eight times the work.
     """
 
     def __init__(
@@ -70,23 +86,36 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         coverage: Coverage = "tiles",
+        engine: str = "torch",
+        tta: bool = False,
     ) -> None:
-        processor = detect_processor(device)
+        self.processor = detect_processor(device)
         self.card: ModelCard = model.card
         self.sha256, self.folder = model.sha256, model.folder
-        self.processor = processor
-        self.device = torch.device(processor.device)
-        self.precision: Precision = choose_precision(precision, processor)
-        self.coverage: Coverage = coverage
+        self.coverage, self.tta = coverage, tta
         self.preparation = Preparation.from_plain(model.card.preparation)
-        self.network = channels_last(model.network, self.device).eval()
+        self.engine, self.choice, self.exported = load_engine(model, self.processor, engine=engine, precision=precision)
+        self.network = model.network
+        self.head = head_of(model.network)
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str = "auto", precision: str = "auto", coverage: Coverage = "tiles"
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        coverage: Coverage = "tiles",
+        engine: str = "torch",
+        tta: bool = False,
     ) -> Predictor:
         """Load a model folder."""
-        return cls(load_network(folder), device=device, precision=precision, coverage=coverage)
+        return cls(load_network(folder), device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+
+    @property
+    def precision(self) -> EnginePrecision:
+        """What the engine computes in."""
+        return self.choice.precision
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
@@ -150,30 +179,66 @@ class Predictor:
         # What a case was let through with at birth (affines that disagree) is not refused here again.
         chosen = Case(case.case_id, {s: case.images[s] for s in used}, None, force=True)
         prepared = prepare_case(chosen, self.preparation)
-        native = put_back(self.probabilities(prepared), prepared.placement)
-        target = self.classes(native)
+        maps = self.probabilities(prepared)
+        target = self._classes_at_home(maps, prepared.placement)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
             case_id=case.case_id,
             subset=used,
             target=target,
-            probabilities=native.numpy(),
             like=chosen.reference,
             volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
+            maps=maps,
+            placement=prepared.placement,
+            coverage=self.coverage_of(prepared),
         )
 
     def classes(self, probabilities: Float[Tensor, "R i j k"]) -> NDArray[np.uint8]:
         """The mask that region probabilities stand for, by the rule of the network's head."""
-        mask: NDArray[np.uint8] = classes_from_regions(probabilities, head_of(self.network)).numpy()
+        mask: NDArray[np.uint8] = classes_from_regions(probabilities, self.head).numpy()
         return mask
 
-    def probabilities(self, prepared: PreparedCase) -> Float[Tensor, "R i j k"]:
-        """Probabilities of WT, TC, ET on the prepared crop, in host memory; what the crop lacks is absent."""
-        image, present = self._columns(prepared)
-        run = partial(self._run, present=present)
-        if self.coverage == "tiles":
+    def probabilities(
+        self, prepared: PreparedCase, *, engine: Engine | None = None, coverage: Coverage | None = None
+    ) -> Float[Tensor, "R i j k"]:
+        """Probabilities of WT, TC, ET on the prepared crop, in host memory; what the crop lacks is absent.
+
+        Args:
+            prepared: The crop.
+            engine: Another one than the predictor's.
+            coverage: Another one than the predictor's.
+        """
+        image, present = self.columns(prepared)
+        run: Run = partial(engine or self.engine, present=present)
+        if self.tta:
+            run = mirrored(run)
+        if (coverage or self.coverage_of(prepared)) == "tiles":
             return predict_tiled(image, run, window=self.card.crop).cpu()
         return predict_whole(image, run, multiple=STRIDE).cpu()
+
+    @property
+    def planned_coverage(self) -> Coverage:
+        """Tiles, or the whole brain in one pass where memory suffices."""
+        if self.coverage != "auto":
+            return self.coverage
+        passed = self.exported is not None and self.exported.whole is not None and self.exported.whole.passed
+        return "whole" if passed else "tiles"
+
+    def coverage_of(self, prepared: PreparedCase) -> Coverage:
+        """Tiles, or the whole brain in one pass, for this case."""
+        if self.coverage != "auto" or self.planned_coverage == "tiles":
+            return self.planned_coverage
+        shape = padded_shape(prepared.image.shape[1:], STRIDE)
+        needed_gib = memory_gib(self.network, len(self.card.sequences), shape, self.precision)
+        return "whole" if needed_gib < available_memory_gib(self.processor.device) else "tiles"
+
+    def _classes_at_home(self, maps: Float[Tensor, "R i j k"], placement: Placement) -> NDArray[np.uint8]:
+        """The mask on the grid of the files; decided on the crop where that grid was not resampled."""
+        native_shape = tuple(placement.native_shape[axis] for axis in placement.permutation)
+        if native_shape != placement.working_shape:
+            return self.classes(put_back(maps, placement))
+        mask: NDArray[np.uint8] = put_back(torch.from_numpy(self.classes(maps))[None], placement)[0].numpy()
+        return mask
 
     def latents(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J C i j k"], Bool[Tensor, "i j k"]]:
         """Latents of every sequence in one pass over the prepared crop, and the voxels that are brain in all of them.
@@ -181,9 +246,11 @@ class Predictor:
         Raises:
             SettingError: The network has no latents.
         """
-        image, present = self._columns(prepared)
-        padded, place = pad_to(image, [-(-side // STRIDE) * STRIDE for side in image.shape[1:]])
-        output = self._forward(padded[None], present)
+        if not isinstance(self.engine, TorchEngine):
+            raise SettingError("latents are computed by the engine torch.")
+        image, present = self.columns(prepared)
+        padded, place = pad_to(image, padded_shape(image.shape[1:], STRIDE))
+        output = self.engine.output(padded[None], present)
         if not output.latents:
             raise SettingError(
                 f"the network in {self.folder} ({self.card.architecture}) has no latents: name a teacher."
@@ -192,22 +259,12 @@ class Predictor:
         latents = torch.stack([latent[0][inside].float().cpu() for latent in output.latents])
         return latents, output.features["brain"][0, 0][place].bool().cpu()
 
-    def _columns(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J i j k"], Bool[Tensor, J]]:
+    def columns(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J i j k"], Bool[Tensor, J]]:
         """The image in the network's order of sequences, and which of them the case has."""
         columns = dict(zip(prepared.sequences, prepared.image, strict=True))
         absent = torch.full_like(prepared.image[0], BACKGROUND)
         image = torch.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
         return image, torch.tensor([s in columns for s in self.card.sequences])
-
-    @torch.inference_mode()
-    def _forward(self, images: Tensor, present: Tensor) -> Output:
-        images = images.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output: Output = self.network(images, present.expand(len(images), -1))
-        return output
-
-    def _run(self, images: Tensor, *, present: Tensor) -> Tensor:
-        return self._forward(images, present).region_probabilities()
 
 
 def region_voxels(target: NDArray[np.uint8]) -> dict[Region, int]:

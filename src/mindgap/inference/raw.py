@@ -9,19 +9,24 @@ import torch
 
 from mindgap.data.case import CaseFiles
 from mindgap.data.nifti import read_volume, volume_of_voxel_ml
+from mindgap.data.prepared import Placement
 from mindgap.data.raw import RawOptions, bring_back, to_atlas_grid
 from mindgap.files import sha256_of
+from mindgap.inference.confidence import Confidence
 from mindgap.inference.predictor import Predictor, region_voxels
-from mindgap.inference.record import Found, Reading
+from mindgap.inference.record import Found, Reading, find_in
 
 
-def segment_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, force: bool = False) -> Found:
+def segment_raw(
+    predictor: Predictor, files: CaseFiles, options: RawOptions, confidence: Confidence | None, *, force: bool = False
+) -> Found:
     """Segment raw scans; region probabilities are resampled to the native grid and classes decided there.
 
     Args:
         predictor: The network.
         files: The scans on disk, each on a grid of its own; those the network does not use are not opened.
         options: How they are registered and stripped.
+        confidence: What is known of the network; it judges what was found on the atlas grid.
         force: Let a registration through that is not plausible.
 
     Raises:
@@ -34,16 +39,18 @@ def segment_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, 
     sha256 = {path: sha256_of(path) for path in dict.fromkeys(source.path for source in sources.values())}
     read = time.perf_counter()
     raw = to_atlas_grid(files.case_id, images, options, force=force)
-    on_atlas = predictor.segment(raw.case)
-    probabilities = bring_back(raw, on_atlas.probabilities)
-    target = predictor.classes(torch.from_numpy(probabilities))
+    reading = Reading(files, raw.case, sha256, read - began, raw.record, raw.warnings)
+    on_atlas = find_in(predictor, reading, confidence).segmentation
+    maps = torch.from_numpy(bring_back(raw, on_atlas.probabilities))
+    target = predictor.classes(maps)
     voxel_ml = volume_of_voxel_ml(raw.native.affine)
+    shape = target.shape
     found = replace(
         on_atlas,
         target=target,
-        probabilities=probabilities,
+        maps=maps,
+        placement=Placement(shape, (0, 1, 2), (False,) * 3, shape, tuple((0, n) for n in shape)),
         like=raw.native,
         volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
     )
-    reading = Reading(files, raw.case, sha256, read - began, raw.record, raw.warnings)
     return Found(reading, found, time.perf_counter() - read)

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
 from mindgap.data.nifti import stem_of, write_label
 from mindgap.files import sha256_of, write_json
+from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.predictor import Predictor, Segmentation
 from mindgap.regions import LabelConvention
 from mindgap.sequences import SEQUENCES, format_subset
@@ -78,10 +79,13 @@ def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> 
     return Reading(files, case, sha256, time.perf_counter() - began)
 
 
-def find_in(predictor: Predictor, reading: Reading) -> Found:
-    """Segment what was read."""
+def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | None = None) -> Found:
+    """Segment what was read, and say how far the mask can be trusted where something is known of the network."""
     began = time.perf_counter()
     segmentation = predictor.segment(reading.case)
+    if confidence is not None:
+        found = estimate(confidence, segmentation, reading.case, coverage=segmentation.coverage)
+        segmentation = replace(segmentation, confidence=found)
     return Found(reading, segmentation, time.perf_counter() - began)
 
 
@@ -110,7 +114,9 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         "mask": mask,
         **_describe_input(found, predictor),
         **_describe_network(predictor),
+        "coverage": found.segmentation.coverage,
         "volumes_ml": {str(region): round(ml, 3) for region, ml in found.segmentation.volumes_ml.items()},
+        "confidence": None if found.segmentation.confidence is None else found.segmentation.confidence.to_plain(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         **({"raw": found.reading.raw} if found.reading.raw else {}),
         "warnings": warnings_about(found),
@@ -147,7 +153,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
         "subset": format_subset(used),
         "inputs": {
             str(sequence): {
-                "file": str(images[sequence].path.resolve()),
+                "file": _place(images[sequence].path),
                 "channel": images[sequence].channel,
                 "sha256": found.reading.sha256[images[sequence].path],
             }
@@ -157,6 +163,11 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
         "missing_for_network": [str(sequence) for sequence in predictor.card.sequences if sequence not in images],
         "not_opened": [str(sequence) for sequence in images if sequence not in used],
     }
+
+
+def _place(path: Path) -> str:
+    """Where a file lies; an image that was given in memory has a name instead."""
+    return str(path.resolve() if path.is_file() else path)
 
 
 def _describe_network(predictor: Predictor) -> dict[str, Any]:
@@ -169,8 +180,9 @@ def _describe_network(predictor: Predictor) -> dict[str, Any]:
             "takes": format_subset(predictor.card.sequences),
             "any_subset": predictor.card.any_subset,
         },
+        "engine": predictor.choice.name,
         "precision": predictor.precision,
-        "coverage": predictor.coverage,
+        "mirrored": predictor.tta,
         "processor": predictor.processor.kind,
     }
 

@@ -20,7 +20,8 @@ from mindgap.regions import REGIONS
 from mindgap.runfiles import COHORT, STATUS, SUMMARY, read_lines
 
 State = Literal["done", "failed", "skipped"]
-COLUMNS = ("case", "status", "subset", *(f"{region}_ml" for region in REGIONS), "seconds", "reason")
+_EXPECTED = tuple(f"{region}_expected_dice" for region in REGIONS)
+COLUMNS = ("case", "status", "subset", *(f"{r}_ml" for r in REGIONS), *_EXPECTED, "review", "seconds", "reason")
 _FORMAT = 1
 
 
@@ -72,6 +73,8 @@ class CaseStatus:
         mask_sha256: Of the mask as it was written.
         volumes_ml: Region -> volume.
         seconds: "read", "compute" and "write".
+        expected_dice: Region -> expected Dice, None where it cannot be told; empty without a calibrated network.
+        review: Why a human should look at the mask.
         at: When, in UTC (ISO 8601).
     """
 
@@ -83,6 +86,8 @@ class CaseStatus:
     mask_sha256: str = ""
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    expected_dice: Mapping[str, float | None] = field(default_factory=dict)
+    review: Sequence[str] = ()
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
 
 
@@ -179,7 +184,8 @@ def cases_written(out: Path) -> set[str]:
 def write_summary(out: Path) -> Path:
     """Write summary.csv, one row per case, from the books.
 
-    Columns: case, status, subset, volumes in mL, seconds for reading, computing and writing together, reason.
+    Columns: case, status, subset, volumes in mL, expected Dice and why to review (empty without a calibrated network),
+    seconds for reading, computing and writing together, reason.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -188,7 +194,10 @@ def write_summary(out: Path) -> Path:
         done = line.status == "done"
         volumes = [f"{line.volumes_ml[str(region)]:.3f}" if done else "" for region in REGIONS]
         seconds = f"{sum(line.seconds.values()):.2f}" if done else ""
-        writer.writerow([line.case, line.status, line.subset, *volumes, seconds, line.reason])
+        told = [line.expected_dice.get(str(region)) for region in REGIONS]
+        expected = ["" if value is None else f"{value:.3f}" for value in told]
+        review = "; ".join(line.review)
+        writer.writerow([line.case, line.status, line.subset, *volumes, *expected, review, seconds, line.reason])
     write_text(out / SUMMARY, buffer.getvalue())
     return out / SUMMARY
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
@@ -64,8 +64,26 @@ def predict_tiled(
 
 def predict_whole(image: Float[Tensor, "J i j k"], run: Run, *, multiple: int) -> Float[Tensor, "R i j k"]:
     """One pass over the whole volume, padded with background to a multiple of the network's stride."""
-    padded, place = pad_to(image, [-(-side // multiple) * multiple for side in image.shape[1:]])
+    padded, place = pad_to(image, padded_shape(image.shape[1:], multiple))
     return run(padded[None])[0].float()[:, place[0], place[1], place[2]]
+
+
+def mirrored(run: Run) -> Run:
+    """A run that averages the predictions for the eight mirror images of what it is given, each turned back."""
+    flips = [[axis + 2 for axis in range(3) if chosen[axis]] for chosen in product((False, True), repeat=3)]
+
+    def run_all(images: Tensor) -> Tensor:
+        total = run(images).float()
+        for axes in flips[1:]:
+            total = total + run(images.flip(axes)).float().flip(axes)
+        return total / len(flips)
+
+    return run_all
+
+
+def padded_shape(shape: Sequence[int], multiple: int) -> list[int]:
+    """Sides rounded up to a multiple."""
+    return [-(-side // multiple) * multiple for side in shape]
 
 
 def pad_to(image: Float[Tensor, "J i j k"], shape: list[int]) -> tuple[Tensor, tuple[slice, ...]]:

@@ -1,4 +1,12 @@
-"""PMKL: privileged multimodal knowledge learning, a student on a subset that imitates a frozen teacher."""
+"""PMKL: privileged multimodal knowledge learning, a student on a subset that imitates a frozen teacher.
+
+Reference:
+    Chen et al., Learning With Privileged Multimodal Knowledge for Unimodal Segmentation, IEEE TMI 2022. We differ, as
+    Mind the Gap does: teacher and student are VNets, Adam optimises, there are four classes, and a student of several
+    sequences sees them as channels instead of one sequence four times. The image term pools to 2^3, where the released
+    code pools with a stride of 1; the pixel term of a batch in which the teacher is nowhere better than the student is
+    0, where the released code divides 0 by 0.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mindgap.batch import Batch, Output
+from mindgap.errors import SettingError
 from mindgap.losses.distillation import contrastive_distillation, regularised_distillation
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, Player, freeze
@@ -64,6 +73,14 @@ class PmklRecipe(AbstractRecipe):
     pixel_weight: float = 0.5
     image_weight: float = 0.5
     temperature: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise SettingError(f"the temperature of PMKL has to lie above 0, not at {self.temperature:g}: 10 is usual.")
+        for name in ("pixel_weight", "image_weight"):
+            if not getattr(self, name) >= 0:
+                flag = f"--{name.replace('_', '-')}"
+                raise SettingError(f"{flag} {getattr(self, name):g} would reward disagreement: give 0 or more.")
 
     def teacher_path(self) -> Path | None:
         """Folder of the teacher."""

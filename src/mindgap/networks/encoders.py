@@ -47,20 +47,33 @@ class BrainNorm(nn.Module):
 
         What comes out lies channel after channel in memory, so that one sequence's latent can be passed over alone.
         """
-        batch, count, grid = latents.shape[0], brains.shape[1], latents.shape[2:]
         with torch.autocast(latents.device.type, enabled=False):
-            values = take_back(latents).view(batch, count, -1, grid.numel())
-            mask = brains.to(torch.float32, memory_format=torch.contiguous_format).view(batch, count, 1, grid.numel())
-            if self.training:
-                normalised, mean, variance = _brain_normalise(values, mask, self.mean, self.variance, self.epsilon)
-                with torch.no_grad():
-                    self.mean.lerp_(mean, self.momentum)
-                    self.variance.lerp_(variance, self.momentum)
-            else:
-                scale = torch.rsqrt(self.variance + self.epsilon)[:, None]
-                normalised = (values - self.mean[:, None]) * scale * mask
-        result: Tensor = normalised.view(latents.shape)
+            values = take_back(latents)
+            mask = brains.to(torch.float32, memory_format=torch.contiguous_format)
+            return self._by_batch(values, mask) if self.training else self._by_averages(values, mask)
+
+    def _by_batch(self, values: Tensor, mask: Tensor) -> Tensor:
+        """By the statistics of the batch, which also move the running averages."""
+        batch, count, voxels = len(values), mask.shape[1], values.shape[2:].numel()
+        normalised, mean, variance = _brain_normalise(
+            values.view(batch, count, -1, voxels),
+            mask.view(batch, count, 1, voxels),
+            self.mean,
+            self.variance,
+            self.epsilon,
+        )
+        with torch.no_grad():
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance, self.momentum)
+        result: Tensor = normalised.view(values.shape)
         return result
+
+    def _by_averages(self, values: Tensor, mask: Tensor) -> Tensor:
+        """By the running averages; no size of the maps is written down, so that an exported network takes any."""
+        scale = torch.rsqrt(self.variance + self.epsilon)[:, None, None, None]
+        apart = values.unflatten(1, (mask.shape[1], -1))  # B J C i j k
+        normalised: Tensor = ((apart - self.mean[:, None, None, None]) * scale * mask[:, :, None]).flatten(1, 2)
+        return normalised
 
 
 class _BrainNormalise(torch.autograd.Function):
@@ -221,11 +234,10 @@ def _normalised(norm: nn.Module, raw: Tensor, brains: Tensor, channels: int) -> 
 
 def _block_diagonal(weight: Tensor, groups: int) -> Tensor:
     """Weight of a dense convolution that does what a grouped one with ``weight`` (groups * out, in, ...) does."""
-    out, given = weight.shape[0] // groups, weight.shape[1]
-    own = torch.eye(groups, device=weight.device, dtype=weight.dtype)
-    mask = own.repeat_interleave(out, 0).repeat_interleave(given, 1)[:, :, None, None, None]
-    dense = weight.repeat(1, groups, 1, 1, 1) * mask
-    return dense.contiguous(memory_format=torch.channels_last_3d)
+    given = weight.shape[1]
+    spatial = (0,) * 6
+    rows = [F.pad(own, (*spatial, g * given, (groups - 1 - g) * given)) for g, own in enumerate(weight.chunk(groups))]
+    return torch.cat(rows).contiguous(memory_format=torch.channels_last_3d)
 
 
 class SharedEncoder(nn.Module):

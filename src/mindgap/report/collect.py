@@ -26,6 +26,7 @@ from mindgap.runfiles import (
     EVALUATION,
     MANIFEST,
     PREDICTIONS,
+    RELIABILITY,
     SCORES,
     SETTINGS,
     TERMS,
@@ -90,7 +91,9 @@ def load_section(run: Path) -> RunSection:
         MindgapError: The folder is no run.
     """
     settings, facts = read_json(run / SETTINGS), read_json(run / MANIFEST)
-    return RunSection(run.resolve().name, settings, facts, read_lines(run / TERMS), read_lines(run / VALIDATIONS))
+    curves = (run / RELIABILITY).read_bytes() if (run / RELIABILITY).is_file() else b""
+    logs = read_lines(run / TERMS), read_lines(run / VALIDATIONS)
+    return RunSection(run.resolve().name, settings, facts, *logs, curves)
 
 
 def compare(scores: Sequence[Score]) -> list[Comparison]:

@@ -44,6 +44,7 @@ class RunSection:
         facts: manifest.json.
         terms: Lines of terms.jsonl.
         validations: Lines of validations.jsonl.
+        reliability: Picture of `mindgap calibrate --test`, PNG; empty where there was none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class RunSection:
     facts: Mapping[str, Any]
     terms: Sequence[Mapping[str, Any]]
     validations: Sequence[Mapping[str, Any]]
+    reliability: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ def _describe_run(run: RunSection) -> dict[str, Any]:
         "alt": f"Learning curves of {run.name} over {steps} steps"
         + (f"; last validation Dice {', '.join(said)}." if said else "; no validation was logged."),
         "anchors": any(key.startswith(ANCHOR_PREFIX) for line in (*run.validations, *run.terms) for key in line),
+        "reliability": _data_uri(run.reliability) if run.reliability else None,
         "settings": list(_flatten(run.settings)),
         "facts": list(_flatten({key: value for key, value in run.facts.items() if key != "citations"})),
         "citations": [str(key) for key in run.facts.get("citations", [])],

@@ -95,6 +95,11 @@ class Choice:
         wanted = getattr(self, kind)
         return tuple(name for name in offered if not wanted or name in wanted)
 
+    def compared_anchors(self, offered: Sequence[str]) -> tuple[str, ...]:
+        """The anchors that are wanted, and "none" with them: every other one is compared with it."""
+        picked = self.pick("anchors", offered)
+        return tuple(name for name in offered if name in picked or (picked and name == "none"))
+
 
 def teacher(anchor: str, seed: int, *, backbone: str = "vnet", k: str | None = None) -> Run:
     """An aligned teacher, or one without alignment."""
@@ -123,7 +128,7 @@ def table1(choice: Choice) -> list[Run]:
         subsets = choice.pick("subsets", SINGLES)
         runs += [unimodal(subset, seed) for subset in subsets]
         for method in choice.pick("methods", STUDENTS):
-            for anchor in choice.pick("anchors", ANCHORS):
+            for anchor in choice.compared_anchors(ANCHORS):
                 for subset in subsets:
                     runs += student(method, anchor, subset, seed)
     return unique(runs)
@@ -147,7 +152,7 @@ def table3(choice: Choice) -> list[Run]:
     runs = []
     offered = [format_subset(subset) for subset in SUBSETS if len(subset) < len(SEQUENCES)]
     for seed in range(choice.seeds):
-        for anchor in choice.pick("anchors", ("none", "mixture")):
+        for anchor in choice.compared_anchors(("none", "mixture")):
             runs.append(teacher(anchor, seed))
             for subset in choice.pick("subsets", offered):
                 runs += student("pmkl", anchor, subset, seed)
@@ -156,7 +161,7 @@ def table3(choice: Choice) -> list[Run]:
 
 def table4(choice: Choice) -> list[Run]:
     """The teachers themselves."""
-    return [teacher(anchor, seed) for seed in range(choice.seeds) for anchor in choice.pick("anchors", ANCHORS)]
+    return [teacher(anchor, seed) for seed in range(choice.seeds) for anchor in choice.compared_anchors(ANCHORS)]
 
 
 def table5(choice: Choice) -> list[Run]:
@@ -182,17 +187,53 @@ PRESETS: dict[str, Callable[[Choice], list[Run]]] = {
     "anysubset": anysubset,
 }
 
+_TEACHERS: dict[str, tuple[str, ...]] = {"anchors": ANCHORS}
+OFFERED: dict[str, dict[str, tuple[str, ...]]] = {
+    "table1": {"methods": STUDENTS, "anchors": ANCHORS, "subsets": SINGLES},
+    "table2": {"methods": STUDENTS, "anchors": ("k",), "subsets": SINGLES},
+    "table3": {
+        "methods": ("pmkl",),
+        "anchors": ("none", "mixture"),
+        "subsets": tuple(format_subset(subset) for subset in SUBSETS if len(subset) < len(SEQUENCES)),
+    },
+    "table4": _TEACHERS,
+    "table5": {"subsets": SINGLES},
+    "figure1": _TEACHERS,
+    "figure2": _TEACHERS,
+    "figure3": _TEACHERS,
+    "anysubset": {"methods": ANY_SUBSET},
+}
+"""What can be chosen of each preset."""
+
+
+def unused(preset: str, choice: Choice) -> dict[str, tuple[str, ...]]:
+    """Names of a choice that say nothing to a preset, by kind ("methods", "anchors", "subsets")."""
+    offered = OFFERED[preset]
+    kinds = ("methods", "anchors", "subsets")
+    strange = {kind: tuple(n for n in getattr(choice, kind) if n not in offered.get(kind, ())) for kind in kinds}
+    return {kind: names for kind, names in strange.items() if names}
+
 
 def runs_of(presets: Iterable[str], choice: Choice) -> list[Run]:
     """The runs of several presets, each once; teachers stand before their students.
 
     Raises:
-        SettingError: A preset is unknown, or the choice leaves nothing of one.
+        SettingError: A preset is unknown, a chosen name says nothing to any of them, or the choice leaves nothing of
+            one.
     """
     runs: list[Run] = []
+    presets = tuple(presets)
     for preset in presets:
         if preset not in PRESETS:
             raise SettingError(f"there is no study {preset!r}: choose among {', '.join(PRESETS)}.")
+    for kind in ("methods", "anchors", "subsets"):
+        nowhere = [n for n in getattr(choice, kind) if all(n in unused(p, choice).get(kind, ()) for p in presets)]
+        if nowhere:
+            offered = ", ".join(dict.fromkeys(name for p in presets for name in OFFERED[p].get(kind, ()))) or "nothing"
+            raise SettingError(
+                f"--{kind} {','.join(nowhere)} says nothing to {' and '.join(presets)}, where it can be {offered}."
+            )
+    for preset in presets:
         found = PRESETS[preset](choice)
         if not found:
             raise SettingError(f"nothing of {preset} is left with these methods, anchors and subsets.")

@@ -42,7 +42,7 @@ def _table1(results: Results, choice: Choice) -> Table:
     header = ["sequence", "method", "anchor", *measured_header(), *_TEST_COLUMNS, *printed_header()]
     table = Table("table1", "Table I: students by method, anchor and sequence (Dice, %)", header)
     tests = Tests(table, *_TEST_COLUMNS)
-    methods, anchors = choice.pick("methods", STUDENTS), choice.pick("anchors", ANCHORS)
+    methods, anchors = choice.pick("methods", STUDENTS), choice.compared_anchors(ANCHORS)
     for sequence in choice.pick("subsets", SINGLES):
         quoted = quoted_rows("table1", sequence)
         own = by_seed(grid.unimodal(sequence, 0), choice.seeds)
@@ -171,8 +171,8 @@ def _table4(results: Results, choice: Choice) -> Table:
     table = Table("table4", "Table IV: teachers by anchor, all four sequences (Dice, %)", header)
     tests = Tests(table, *_TEST_COLUMNS)
     without = by_seed(grid.teacher("none", 0), choice.seeds)
-    every = [by_seed(grid.teacher(anchor, 0), choice.seeds) for anchor in choice.pick("anchors", ANCHORS)]
-    for anchor, runs in zip(choice.pick("anchors", ANCHORS), every, strict=True):
+    every = [by_seed(grid.teacher(anchor, 0), choice.seeds) for anchor in choice.compared_anchors(ANCHORS)]
+    for anchor, runs in zip(choice.compared_anchors(ANCHORS), every, strict=True):
         numbers = paper()["table4"][ANCHOR_NAMES[anchor] if anchor != "none" else "none"]
         _add(table, ["teacher", ALL, ANCHOR_NAMES[anchor]], cells(results, runs), printed(numbers))
         if anchor != "none":

@@ -34,7 +34,7 @@ def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], 
     if len(model.card.sequences) != 1:
         raise MindgapError(f"{run.name} takes more than one sequence: Table V asks about unimodal networks.")
     cases, convention = test_cases(place, run)
-    rules = Rules(find_preset("brats2018"), "strict", "native", False)
+    rules = Rules(find_preset("hd95"), "strict", "native", False)
     scores: list[Score] = []
     for shown in SEQUENCES:
         predictor = Predictor(replace(model, card=replace(model.card, sequences=(shown,))), device=place.device)

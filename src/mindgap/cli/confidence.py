@@ -1,0 +1,67 @@
+"""How far a mask can be trusted, as mindgap segment prints it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindgap.cli.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from mindgap.evaluation.conformal import VolumeInterval
+    from mindgap.inference.predictor import Segmentation
+
+
+def print_found(found: Segmentation) -> None:
+    """Print volumes and, where something is known of the network, expected Dice, intervals and reasons to look."""
+    known = found.confidence
+    if known is None:
+        print_table(["region", "volume mL"], [[str(region), f"{ml:.1f}"] for region, ml in found.volumes_ml.items()])
+        return
+    print_table(
+        ["region", "volume mL", f"{known.level:.0%} interval mL", "expected Dice"],
+        (
+            [str(region), f"{ml:.1f}", _interval(known.volumes[region]), _dice(known.dice[region])]
+            for region, ml in found.volumes_ml.items()
+        ),
+    )
+    say(f"from {known.n} calibration cases on {known.subset}")
+    for note in known.notes:
+        say(f"note: {note}")
+    for reason in known.review:
+        say(f"please review: {reason}")
+
+
+def check_entropy_path(path: Path | None) -> None:
+    """Refuse, before any work, a name that is none of NIfTI's or is taken by a file that may be an input.
+
+    Raises:
+        SettingError: It is one of these.
+    """
+    from mindgap.data.nifti import is_nifti
+    from mindgap.errors import SettingError
+
+    if path is not None and not is_nifti(path):
+        raise SettingError(f"{path} has no NIfTI name: let it end in .nii.gz or .nii.")
+    if path is not None and path.exists():
+        raise SettingError(f"{path} exists: choose another place for the entropy map, or remove it.")
+
+
+def write_entropy(path: Path, found: Segmentation) -> None:
+    """Write the entropy map in the grid of the mask, and say so."""
+    from mindgap.data.nifti import write_volume
+    from mindgap.inference.confidence import entropy_bits
+
+    temperature = 1.0 if found.confidence is None else found.confidence.temperature
+    write_volume(path, entropy_bits(found.probabilities, temperature), found.like.affine)
+    plain = " (the network was not calibrated)" if found.confidence is None else ""
+    say(f"wrote {path} (entropy in bits, 0 to 2, at temperature {temperature:.2f}{plain})")
+
+
+def _interval(interval: VolumeInterval | None) -> str:
+    return "not available" if interval is None else f"{interval.low_ml:.1f} - {interval.high_ml:.1f}"
+
+
+def _dice(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "not available"

@@ -1,0 +1,178 @@
+"""One network, several runners with one signature: torch, and OpenVINO on a CPU; which one, by rules that are shown."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mindgap.batch import Bool, Float, Output
+from mindgap.errors import SettingError
+from mindgap.inference.exported import Exported, read_exported
+from mindgap.networks.blocks import channels_last
+from mindgap.networks.vnet import STRIDE
+from mindgap.networks.weights import TrainedNetwork
+from mindgap.processor import Processor, choose_precision
+
+EngineName = Literal["torch", "openvino"]
+EnginePrecision = Literal["fp32", "bf16", "int8"]
+
+HOW_TO_INSTALL = "pip install 'mindgap[cpu]'"
+HOW_TO_QUANTISE = "mindgap export RUN --data COHORT"
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What turns images into probabilities.
+
+    Attributes:
+        name: The library that computes.
+        precision: What it computes in.
+    """
+
+    name: EngineName
+    precision: EnginePrecision
+
+    def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
+        """Probabilities of WT, TC, ET; absent sequences hold background."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, what it computes in, and why."""
+
+    name: EngineName
+    precision: EnginePrecision
+    reason: str
+
+
+def choose_engine(
+    engine: str, precision: str, processor: Processor, *, int8: bool = False, why_no_int8: str = ""
+) -> Choice:
+    """Which engine computes in which precision.
+
+    A GPU takes torch. A CPU takes OpenVINO where it is installed: bf16 where the processor has it in hardware, else
+    int8 where the model folder has a quantised network that passed its gate, else fp32.
+
+    Args:
+        engine: "auto", "torch" or "openvino".
+        precision: "auto", "fp32", "bf16" or "int8".
+        processor: Where it will run.
+        int8: Whether the model folder has a quantised network that passed its gate.
+        why_no_int8: What to say where it has none.
+
+    Raises:
+        SettingError: What is asked for is unknown, not installed, or nothing the processor or the model can do.
+    """
+    if engine not in ("auto", "torch", "openvino"):
+        raise SettingError(f"engine {engine!r} is unknown: choose auto, torch or openvino.")
+    if precision not in ("auto", "fp32", "bf16", "int8"):
+        raise SettingError(f"precision {precision!r} is unknown: choose auto, fp32, bf16 or int8.")
+    installed = importlib.util.find_spec("openvino") is not None
+    if engine == "openvino" and processor.device != "cpu":
+        raise SettingError("engine openvino computes on the CPU: add --device cpu, or use --engine torch on the GPU.")
+    if engine == "openvino" and not installed:
+        raise SettingError(f"engine openvino is not installed: {HOW_TO_INSTALL}, or use --engine torch.")
+    if engine == "torch" or processor.device != "cpu" or not installed:
+        if precision == "int8":
+            raise SettingError(f"precision int8 needs the engine openvino on a CPU ({HOW_TO_INSTALL}).")
+        reason = (
+            "asked for"
+            if engine == "torch"
+            else "a GPU"
+            if processor.device != "cpu"
+            else f"openvino, which is faster on a CPU, is not installed: {HOW_TO_INSTALL}"
+        )
+        return Choice("torch", choose_precision(precision, processor), reason)
+    if precision == "int8" and not int8:
+        raise SettingError(f"this model has no int8 network: {why_no_int8 or HOW_TO_QUANTISE}.")
+    if precision in ("fp32", "bf16"):
+        return Choice("openvino", choose_precision(precision, processor), "asked for")
+    if precision == "auto" and processor.native_bf16:
+        return Choice("openvino", "bf16", "native bf16")
+    if int8:
+        reason = "asked for" if precision == "int8" else "no native bf16; int8 passed its gate"
+        return Choice("openvino", "int8", reason)
+    return Choice("openvino", "fp32", f"no native bf16, no int8 network ({why_no_int8 or HOW_TO_QUANTISE})")
+
+
+def load_engine(
+    model: TrainedNetwork, processor: Processor, *, engine: str, precision: str
+) -> tuple[Engine, Choice, Exported | None]:
+    """The engine of a trained network, why it is this one, and what was measured when the network was exported.
+
+    Raises:
+        SettingError: As :func:`choose_engine`.
+    """
+    exported = read_exported(model.folder, model.sha256)
+    int8 = exported is not None and exported.int8 is not None and exported.int8.passed
+    why = exported.int8.reason if exported is not None and exported.int8 is not None else ""
+    choice = choose_engine(engine, precision, processor, int8=int8, why_no_int8=why)
+    if choice.name == "torch":
+        return TorchEngine(model.network, processor.device, choice.precision), choice, exported
+    from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file, representation_of
+
+    graph: Path = quantised_file(model.folder) if choice.precision == "int8" else representation_of(model)
+    return OpenVinoEngine(graph, choice.precision, threads=processor.threads), choice, exported
+
+
+class TorchEngine:
+    """The network in torch, convolutions with channels last.
+
+    Args:
+        network: In eval mode; it is moved and laid out in place.
+        device: "cpu" or "cuda".
+        precision: bf16 by autocast, or fp32.
+    """
+
+    name: EngineName = "torch"
+
+    def __init__(self, network: nn.Module, device: str, precision: EnginePrecision) -> None:
+        self.device = torch.device(device)
+        self.precision: EnginePrecision = precision
+        self.network = channels_last(network, self.device).eval()
+
+    @torch.inference_mode()
+    def output(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Output:
+        """All the network says."""
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            output: Output = self.network(images, present.expand(len(images), -1))
+        return output
+
+    def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
+        """Probabilities of WT, TC, ET, on the device."""
+        return self.output(images, present).region_probabilities()
+
+
+def memory_gib(network: nn.Module, sequences: int, shape: Sequence[int], precision: EnginePrecision) -> float:
+    """Upper bound of what one pass over a volume takes: the outputs of all its layers, as if none were freed.
+
+    They are counted on a small cube; all of them grow with the volume.
+
+    Args:
+        network: In eval mode.
+        sequences: J.
+        shape: Sides in voxels, multiples of the network's stride.
+        precision: bf16 halves the outputs.
+    """
+    total = 0
+
+    def count(module: nn.Module, given: object, made: object) -> None:
+        nonlocal total
+        total += made.numel() if isinstance(made, Tensor) and not next(module.children(), None) else 0
+
+    device = next(network.parameters()).device
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    cube = torch.zeros(1, sequences, *[2 * STRIDE] * 3, device=device)
+    with torch.inference_mode():
+        network(cube, torch.ones(1, sequences, dtype=torch.bool))
+    for hook in hooks:
+        hook.remove()
+    return total * math.prod(shape) / (2 * STRIDE) ** 3 * (2 if precision == "bf16" else 4) / 2**30

@@ -1,0 +1,55 @@
+"""What can be said of how far a mask is to be trusted; :mod:`mindgap.inference.confidence` says it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mindgap.evaluation.conformal import VolumeInterval
+from mindgap.inference.familiarity import Strangeness
+from mindgap.regions import Region
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What can be said of one mask.
+
+    Attributes:
+        subset: What the network looked at.
+        n: Calibration cases on this subset.
+        temperature: Applied to the probabilities.
+        dice: Region -> expected Dice, NaN where it cannot be told.
+        volumes: Region -> interval of the reference's volume, None where n is too small for the level.
+        level: Of the intervals.
+        strangeness: Distance from known cases; None where too few are known.
+        review: Why a human should look at the mask; empty where nothing speaks for it.
+        notes: What limits the estimate.
+    """
+
+    subset: str
+    n: int
+    temperature: float
+    dice: Mapping[Region, float]
+    volumes: Mapping[Region, VolumeInterval | None]
+    level: float
+    strangeness: Strangeness | None
+    review: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """For the manifest of a mask."""
+        return {
+            "calibration_cases": self.n,
+            "temperature": round(self.temperature, 4),
+            "expected_dice": {str(r): round(v, 4) if math.isfinite(v) else None for r, v in self.dice.items()},
+            "interval_level": self.level,
+            "volume_intervals_ml": {
+                str(r): None if v is None else [round(v.low_ml, 3), round(v.high_ml, 3)]
+                for r, v in self.volumes.items()
+            },
+            "strangeness": None if self.strangeness is None else asdict(self.strangeness),
+            "review": list(self.review),
+            "notes": list(self.notes),
+        }

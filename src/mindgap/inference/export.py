@@ -1,0 +1,226 @@
+"""Make a trained network fast where that costs nothing: int8 for processors without bf16, whole-brain passes; measured.
+
+Both are tried on the validation cases, against what they would replace, and left out where they lose too much.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mindgap.batch import BACKGROUND
+from mindgap.data.case import CaseFiles
+from mindgap.data.preparation import prepare_case, put_back
+from mindgap.data.prepared import PreparedCase
+from mindgap.errors import InputError, MindgapError
+from mindgap.evaluation.metrics import dice
+from mindgap.evaluation.rules import DEFAULT_RULES
+from mindgap.inference.engines import HOW_TO_INSTALL, Engine
+from mindgap.inference.exported import Exported, Gate, judge, write_exported
+from mindgap.inference.opened import OpenedCase
+from mindgap.inference.predictor import Coverage, Predictor
+from mindgap.inference.tiling import pad_to
+from mindgap.networks.weights import TrainedNetwork, load_network
+from mindgap.regions import LabelConvention, Region, region_mask
+from mindgap.sequences import SEQUENCES, Subset
+
+Progress = Callable[[int, int, str], None]
+SAMPLES_PER_CASE = 4
+CALIBRATION_CASES = 12
+_TILES, _WHOLE, _INT8 = "tiles", "whole", "int8"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Cases with labels that an export learns from and is measured on.
+
+    Attributes:
+        training: For the ranges of int8; the network was trained on them.
+        validation: For the gates; the network was not trained on them.
+        convention: Of their labels.
+    """
+
+    training: Sequence[CaseFiles]
+    validation: Sequence[CaseFiles]
+    convention: LabelConvention
+
+
+@dataclass
+class _Tally:
+    """Dice against the labels, of every way, and between each way and the first."""
+
+    dice: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    mutual: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def add(self, masks: Mapping[str, NDArray[np.uint8]], reference: NDArray[np.uint8]) -> None:
+        """Note the masks of one case on one subset; the first way is the one others are measured against."""
+        first = next(iter(masks.values()))
+        for way, mask in masks.items():
+            for region in Region:
+                found = region_mask(mask, region)
+                self._put(self.dice, way, region, dice(found, region_mask(reference, region)))
+                self._put(self.mutual, way, region, dice(found, region_mask(first, region)))
+
+    def mean(self, way: str, *, mutual: bool = False) -> dict[str, float]:
+        """Region -> mean over cases and subsets."""
+        kept = (self.mutual if mutual else self.dice)[way]
+        return {region: round(float(np.mean(values)), 5) for region, values in kept.items()}
+
+    @staticmethod
+    def _put(kept: dict[str, dict[str, list[float]]], way: str, region: Region, value: float) -> None:
+        kept.setdefault(way, {}).setdefault(str(region), []).append(value)
+
+
+def export(
+    folder: Path,
+    calibration: Calibration,
+    *,
+    device: str = "auto",
+    int8: bool = True,
+    seed: int = 0,
+    progress: Progress = lambda done, total, case: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Exported:
+    """Measure whole-brain passes, make and measure an int8 network, and write what was found beside the weights.
+
+    Network for any subset: measured on all sequences and on each alone. int8 is computed as fast on every processor
+    that has no native bf16; where it loses too much its files are removed and the record says so.
+
+    Args:
+        folder: Of the model.
+        calibration: Cases with labels.
+        device: auto, cpu or cuda.
+        int8: Whether to make an int8 network.
+        seed: Of the crops that int8 is calibrated with.
+        progress: Called after each subset of each validation case.
+        say: Takes lines worth reading.
+
+    Raises:
+        MindgapError: There is no validation case, or int8 is wanted and a package is missing.
+    """
+    if not calibration.validation:
+        raise MindgapError("an export is measured on validation cases with labels, and there is none.")
+    if int8 and any(importlib.util.find_spec(name) is None for name in ("openvino", "nncf")):
+        raise MindgapError(f"int8 needs openvino and nncf: {HOW_TO_INSTALL.replace('cpu', 'int8')}, or use --no-int8.")
+    model = load_network(folder)
+    if int8:
+        say("quantising to int8")
+        _make_int8(model, calibration, seed)
+    tally = _measure(model, calibration, device=device, int8=int8, progress=progress)
+    count = len(calibration.validation)
+    exported = Exported(
+        whole=_gate(tally, _WHOLE, _TILES, count),
+        int8=_gate(tally, _INT8, "fp32", count) if int8 else None,
+    )
+    if exported.int8 is not None and not exported.int8.passed:
+        from mindgap.inference.openvino_engine import quantised_file
+
+        shutil.rmtree(quantised_file(folder).parent)
+    write_exported(folder, model.sha256, exported)
+    for gate in (exported.whole, exported.int8):
+        if gate is not None:
+            say(f"{'kept' if gate.passed else 'left out'}: {gate.reason}")
+    return exported
+
+
+def _gate(tally: _Tally, way: str, reference: str, cases: int) -> Gate:
+    return judge(
+        way,
+        tally.mean(way),
+        reference,
+        tally.mean(reference),
+        mutual_dice=tally.mean(way, mutual=True),
+        cases=cases,
+    )
+
+
+def _make_int8(model: TrainedNetwork, calibration: Calibration, seed: int) -> None:
+    from mindgap.inference.openvino_engine import quantise, quantised_file, save_graph, translate
+
+    predictor = Predictor(load_network(model.folder), device="cpu", precision="fp32")
+    samples = list(_samples(predictor, calibration.training[:CALIBRATION_CASES], seed))
+    target = quantised_file(model.folder).parent
+    with tempfile.TemporaryDirectory() as aside:
+        made = save_graph(quantise(translate(model), samples), Path(aside) / "int8").parent
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(made, target)
+
+
+def _samples(predictor: Predictor, cases: Sequence[CaseFiles], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Crops of training cases as the network sees them, each of a random subset where it takes all of them."""
+    random = np.random.default_rng(seed)
+    subsets = predictor.subsets
+    for files in cases:
+        for number in range(SAMPLES_PER_CASE):
+            # the network's own sequences first: half of what it is asked for in practice is complete
+            wanted = predictor.card.sequences if number % 2 == 0 else subsets[int(random.integers(len(subsets)))]
+            try:
+                subset = predictor.serve(files.case_id, files.sequences, wanted)
+            except InputError:
+                continue
+            prepared = prepare_case(files.load(subset), predictor.preparation)
+            yield _crop(*predictor.columns(prepared), predictor.card.crop, random)
+
+
+def _crop(image: Tensor, present: Tensor, side: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    padded, _ = pad_to(image, [max(length, side) for length in image.shape[1:]])
+    brain = (padded.amax(0) > BACKGROUND).nonzero()
+    middle = brain[int(random.integers(len(brain)))].tolist()
+    starts = [
+        min(max(centre - side // 2, 0), length - side) for centre, length in zip(middle, padded.shape[1:], strict=True)
+    ]
+    a, b, c = starts
+    return padded[None, :, a : a + side, b : b + side, c : c + side].contiguous(), present[None]
+
+
+def _measure(model: TrainedNetwork, calibration: Calibration, *, device: str, int8: bool, progress: Progress) -> _Tally:
+    """Every way on every validation case; the whole brain beside tiles, int8 beside fp32, both with one engine."""
+    with_openvino = device != "cuda" and importlib.util.find_spec("openvino") is not None
+    engine = "openvino" if with_openvino else "auto"
+    plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine)
+    ways: dict[str, tuple[Engine, Coverage]] = {_TILES: (plain.engine, "tiles"), _WHOLE: (plain.engine, "whole")}
+    if int8:
+        from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file
+
+        quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=plain.processor.threads)
+        ways[_INT8] = (quick, "tiles")
+    subsets = _tried(plain)
+    tally, done = _Tally(), 0
+    for files in calibration.validation:
+        opened = OpenedCase(files, calibration.convention, plain.preparation, DEFAULT_RULES)
+        for subset in subsets:
+            done += 1
+            if set(subset) <= set(files.sequences):
+                masks = _masks(plain, ways, opened.prepared(subset))
+                reference = opened.case(subset).target
+                assert reference is not None
+                tally.add(masks, reference)
+            progress(done, len(calibration.validation) * len(subsets), files.case_id)
+    tally.dice["fp32"] = tally.dice[_TILES]
+    return tally
+
+
+def _tried(predictor: Predictor) -> tuple[Subset, ...]:
+    own = predictor.card.sequences
+    if not predictor.card.any_subset or len(own) == 1:
+        return (own,)
+    return (own, *((sequence,) for sequence in SEQUENCES if sequence in own))
+
+
+def _masks(
+    predictor: Predictor, ways: Mapping[str, tuple[Engine, Coverage]], prepared: PreparedCase
+) -> dict[str, NDArray[np.uint8]]:
+    masks = {}
+    for way, (engine, coverage) in ways.items():
+        maps = predictor.probabilities(prepared, engine=engine, coverage=coverage)
+        masks[way] = predictor.classes(put_back(torch.as_tensor(maps), prepared.placement))
+    return masks

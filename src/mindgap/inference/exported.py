@@ -1,0 +1,96 @@
+"""What was measured when a trained network was exported: whether int8 and whole-brain passes are as good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mindgap.errors import MindgapError
+from mindgap.files import read_json, write_json
+
+FORMAT = 1
+RECORD = "exported.json"
+"""In the model folder."""
+MOST_LOST = 0.005
+"""Largest loss of mean Dice in any region that a gate lets through."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A way to compute beside the one it is measured against.
+
+    Attributes:
+        passed: Whether mean Dice is no more than :data:`MOST_LOST` lower in any region.
+        reason: In words.
+        dice: Mean Dice per region, of the way and of what it was measured against.
+        mutual_dice: Mean Dice between the masks of both.
+        cases: How many were segmented, each on every subset that was tried.
+    """
+
+    passed: bool
+    reason: str
+    dice: Mapping[str, Mapping[str, float]]
+    mutual_dice: Mapping[str, float]
+    cases: int
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The gates of a model folder; one that was not measured is None.
+
+    Attributes:
+        whole: One pass over the brain beside half-overlapping tiles.
+        int8: Quantised beside fp32.
+    """
+
+    whole: Gate | None = None
+    int8: Gate | None = None
+
+
+def judge(
+    name: str, dice: Mapping[str, float], reference: str, reference_dice: Mapping[str, float], **rest: Any
+) -> Gate:
+    """Whether a way to compute loses no more than :data:`MOST_LOST` of mean Dice in any region.
+
+    Args:
+        name: Of the way.
+        dice: Region -> its mean Dice against the labels.
+        reference: Name of what it is measured against.
+        reference_dice: Region -> the mean Dice of that.
+        rest: ``mutual_dice`` and ``cases``.
+    """
+    worst = max(reference_dice, key=lambda region: reference_dice[region] - dice[region])
+    lost = reference_dice[worst] - dice[worst]
+    passed = lost <= MOST_LOST
+    said = f"{name} loses {lost:.4f} of mean Dice in {worst}" if lost > 0 else f"{name} loses no mean Dice"
+    reason = f"{said} against {reference}; at most {MOST_LOST} is let through"
+    return Gate(passed, reason, {name: dict(dice), reference: dict(reference_dice)}, **rest)
+
+
+def read_exported(folder: Path, sha256: str) -> Exported | None:
+    """The gates in a model folder; None where nothing was exported.
+
+    Args:
+        folder: Of the model.
+        sha256: Of its weights.
+
+    Raises:
+        MindgapError: They are those of other weights, or of a newer format.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    if value.get("format") != FORMAT:
+        raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
+    if value["weights_sha256"] != sha256:
+        raise MindgapError(f"{path} speaks of other weights than those beside it: run `mindgap export` again.")
+    return Exported(**{name: None if value[name] is None else Gate(**value[name]) for name in ("whole", "int8")})
+
+
+def write_exported(folder: Path, sha256: str, exported: Exported) -> Path:
+    """Write the gates beside the weights they were measured with."""
+    write_json(folder / RECORD, {"format": FORMAT, "weights_sha256": sha256, **asdict(exported)})
+    return folder / RECORD

@@ -1,0 +1,185 @@
+"""A trained network in OpenVINO: translated once, kept beside the weights or in the user's cache, any size of brain."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mindgap.batch import BACKGROUND, Bool, Float
+from mindgap.errors import MindgapError
+from mindgap.files import cache_folder
+from mindgap.networks.vnet import STRIDE
+from mindgap.networks.weights import TrainedNetwork
+
+FORMAT = 1
+_GRAPH = "network.xml"
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""What is left to floating point; int8 layers are marked in the graph."""
+
+
+class OpenVinoEngine:
+    """A translated network, compiled for this CPU.
+
+    Args:
+        graph: Its .xml file, the numbers in a .bin beside it.
+        precision: fp32, bf16 or int8, the last for a quantised graph.
+        threads: To compute with.
+
+    Raises:
+        MindgapError: The file is damaged.
+    """
+
+    name: Literal["torch", "openvino"] = "openvino"
+
+    def __init__(self, graph: Path, precision: Literal["fp32", "bf16", "int8"], *, threads: int) -> None:
+        openvino = import_quietly()
+        self.precision: Literal["fp32", "bf16", "int8"] = precision
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            self._compiled = openvino.compile_model(graph, "CPU", settings)
+        except RuntimeError as error:
+            raise MindgapError(f"{graph} cannot be loaded ({error}): delete its folder, it is made again.") from error
+
+    def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
+        """Probabilities of WT, TC, ET, computed by one row after the other."""
+        rows = [self._compiled([row[None].numpy(), present[None].numpy()])[0] for row in images.contiguous()]
+        return torch.from_numpy(np.concatenate(rows))
+
+
+def import_quietly() -> Any:
+    """OpenVINO, which otherwise reports every import and conversion to its makers over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its documented way to be absent
+    import openvino
+
+    return openvino
+
+
+def representation_of(model: TrainedNetwork) -> Path:
+    """The translated network, from the user's cache; it is translated at the first call.
+
+    Raises:
+        MindgapError: OpenVINO cannot translate it.
+    """
+    openvino = import_quietly()
+    what = [FORMAT, model.sha256, model.card.architecture, model.card.arguments, openvino.__version__]
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_folder() / "openvino" / key
+    if not (folder / _GRAPH).is_file():
+        try:
+            return save_graph(translate(model), folder)
+        except OSError:  # a cache that cannot be written: every process translates for itself
+            return save_graph(translate(model), Path(tempfile.mkdtemp(prefix="mindgap-openvino-")) / key)
+    return folder / _GRAPH
+
+
+def translate(model: TrainedNetwork) -> Any:
+    """The OpenVINO graph of a network: image (1, J, i, j, k) and presence (1, J) -> WT, TC, ET (1, R, i, j, k).
+
+    It is traced with all sequences present. Where one is absent its voxels are background, and the latent of background
+    is 0 whichever way it is computed, so that the same graph answers for every subset.
+
+    Raises:
+        MindgapError: OpenVINO cannot translate it.
+    """
+    openvino = import_quietly()
+    count = len(model.card.sequences)
+    network = copy.deepcopy(model.network).cpu().eval()
+    for parameter in network.parameters():  # channel after channel: what hands maps over from layout to layout is idle
+        parameter.data = parameter.data.contiguous()
+    example = torch.full((1, count, *[2 * STRIDE] * 3), BACKGROUND)
+    example[:, :, 8:-8, 8:-8, 8:-8] = 0.0
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of branches on presence, which are meant (see above)
+            inputs = (example, torch.ones(1, count, dtype=torch.bool))
+            traced = torch.jit.trace(_Regions(network), inputs, check_trace=False)
+            graph: Any = openvino.convert_model(traced, example_input=inputs)
+    except Exception as error:
+        raise MindgapError(
+            f"OpenVINO cannot translate {model.card.architecture} in {model.folder} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}): use --engine torch."
+        ) from error
+    shapes = ([1, count, -1, -1, -1], [1, count])
+    graph.reshape({place: openvino.PartialShape(shape) for place, shape in zip(graph.inputs, shapes, strict=True)})
+    return graph
+
+
+def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]]) -> Any:
+    """Quantise a graph to int8 after training, with the ranges its maps take on samples.
+
+    Args:
+        graph: From :func:`translate`.
+        samples: image (1, J, i, j, k) and presence (1, J) of training cases.
+
+    Reference:
+        NNCF post-training quantisation, https://github.com/openvinotoolkit/nncf. We differ: what turns images into
+        latents, the first layer of the backbone, which takes means and variances of unlike range, and the head stay in
+        floating point; they are a small part of the work.
+    """
+    import_quietly()
+    import nncf
+
+    def feed(item: tuple[Tensor, Tensor]) -> list[Any]:
+        return [part.numpy() for part in item]
+
+    items = list(samples)
+    return nncf.quantize(
+        graph,
+        nncf.Dataset(items, feed),
+        subset_size=len(items),
+        preset=nncf.QuantizationPreset.MIXED,
+        fast_bias_correction=False,
+        ignored_scope=nncf.IgnoredScope(patterns=[r".*encoders.*", r".*encode1.*", r".*head.*"], validate=False),
+    )
+
+
+def quantised_file(folder: Path) -> Path:
+    """Where the quantised graph of a model folder lies."""
+    return folder / "int8" / _GRAPH
+
+
+def save_graph(graph: Any, folder: Path) -> Path:
+    """Write a graph into a new folder, whole or not at all; the first of several writers wins."""
+    openvino = import_quietly()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{os.getpid()}.", dir=folder.parent))
+    try:
+        openvino.save_model(graph, aside / _GRAPH, compress_to_fp16=False)
+        if folder.is_dir() and not (folder / _GRAPH).is_file():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except OSError:
+        if not (folder / _GRAPH).is_file():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder / _GRAPH
+
+
+class _Regions(nn.Module):
+    """A network whose output is nothing but its probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, present: Tensor) -> Tensor:
+        regions: Tensor = self.network(image, present).region_probabilities()
+        return regions

@@ -1,0 +1,125 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mindgap.errors import MindgapError
+from mindgap.evaluation.calibration import DiceModel, Temperature
+from mindgap.inference.confidence import (
+    POOLED,
+    Confidence,
+    Observed,
+    entropy_bits,
+    estimate,
+    expected_by_region,
+    read_confidence,
+    shown_voxels,
+    write_confidence,
+)
+from mindgap.regions import REGIONS, Region
+from mindgap.runfiles import CONFIDENCE
+from mindgap.sequences import SEQUENCES, format_subset
+
+ALL = format_subset(SEQUENCES)
+
+
+@pytest.fixture(scope="module")
+def found(anything, study):
+    case = study.cases[0].load()
+    return case, anything.segment(case)
+
+
+@pytest.fixture
+def confidence(anything) -> Confidence:
+    """Known from nine invented cases whose volumes were off by at most a factor 1.5."""
+    rows = tuple(
+        Observed(f"K{n}", ALL, str(region), 0.5 + n / 32, 0.25 + n / 32, 10.0, 8.0 + 0.5 * n)
+        for n in range(9)
+        for region in REGIONS
+    )
+    return Confidence(
+        model_sha256=anything.sha256,
+        coverage="whole",
+        part="validation",
+        level=0.9,
+        review_below=0.1,
+        observed=rows,
+        temperatures={POOLED: Temperature(1.5, 1.2, math.nan, 9)},
+        dice_models={
+            POOLED: {str(region): DiceModel(0.1, (1.0, 0.0), (0.0, 0.0), (1.0, 9.0), 9) for region in REGIONS}
+        },
+        known={},
+    )
+
+
+def test_an_estimate_is_calibrated_and_its_intervals_hold_the_mask(confidence, found):
+    case, segmentation = found
+    result = estimate(confidence, segmentation, case, coverage="whole")
+    raw = expected_by_region(*shown_voxels(segmentation), 1.5)
+    for region in REGIONS:
+        assert result.dice[region] == pytest.approx(min(1.0, raw[region] + 0.1))
+        interval = result.volumes[region]
+        assert interval.low_ml < segmentation.volumes_ml[region] < interval.high_ml
+    assert (result.n, result.temperature, result.review, result.notes) == (9, 1.5, (), ())
+    assert json.loads(json.dumps(result.to_plain()))["expected_dice"]["WT"] == pytest.approx(
+        result.dice[Region.WT], abs=1e-4
+    )
+
+
+def test_what_is_left_out_as_faint_does_not_count(found):
+    segmentation = found[1]
+    few = expected_by_region(*shown_voxels(segmentation), 1.0)
+    everything = expected_by_region(segmentation.probabilities.reshape(3, -1), segmentation.target.ravel(), 1.0)
+    assert few == pytest.approx(everything, abs=1e-3)
+
+
+def test_reasons_to_look(confidence, found):
+    case, segmentation = found
+    strict = replace(confidence, review_below=1.0)
+    (reason,) = estimate(strict, segmentation, case, coverage="whole").review
+    assert reason.startswith("expected Dice of WT")
+    empty = replace(segmentation, target=np.zeros_like(segmentation.target), volumes_ml=dict.fromkeys(REGIONS, 0.0))
+    result = estimate(confidence, empty, case, coverage="whole")
+    assert result.review == ("no tumour was found",)
+    assert all(math.isnan(value) for value in result.dice.values())
+    assert result.to_plain()["expected_dice"]["ET"] is None
+
+
+def test_a_level_out_of_reach_and_unknown_subsets_are_said(confidence, found):
+    case, segmentation = found
+    result = estimate(replace(confidence, level=0.95), segmentation, case, coverage="tiles")
+    assert set(result.volumes.values()) == {None}
+    assert "9 calibration cases reach 90% at most" in result.notes[0]
+    assert result.notes[1] == "calibrated with coverage whole, applied with tiles"
+    other = replace(segmentation, subset=(SEQUENCES[0],))
+    result = estimate(confidence, other, case, coverage="whole")
+    assert (result.n, set(result.volumes.values())) == (0, {None})
+    assert "not calibrated on T1" in result.notes[0]
+
+
+def test_entropy_is_two_bits_where_nothing_is_known_and_rises_with_temperature():
+    even = np.array([0.75, 0.5, 0.25], np.float32).reshape(3, 1, 1, 1)
+    assert entropy_bits(even, 1.0).item() == pytest.approx(2.0)
+    sure = np.array([0.9, 0.85, 0.8], np.float32).reshape(3, 1, 1, 1)
+    assert 0 < entropy_bits(sure, 1.0).item() < entropy_bits(sure, 3.0).item() < 2
+    assert entropy_bits(np.zeros((3, 2, 2, 2), np.float32), 1.0).max() == 0
+
+
+def test_what_is_written_is_read(confidence, tmp_path):
+    assert read_confidence(tmp_path, confidence.model_sha256) is None
+    known = {"K0": {SEQUENCES[0]: (0.1, 0.2)}}
+    rows = (*confidence.observed, Observed("K9", ALL, "WT", 0.0, math.nan, 0.0, 3.0))
+    written = replace(confidence, observed=rows, known=known)
+    write_confidence(tmp_path, written)
+    read = read_confidence(tmp_path, confidence.model_sha256)
+    assert str(read) == str(written)  # NaN is not NaN
+    assert "NaN" not in (tmp_path / CONFIDENCE).read_text()
+    with pytest.raises(MindgapError, match="speaks of other weights"):
+        read_confidence(tmp_path, "0" * 64)
+    value = json.loads((tmp_path / CONFIDENCE).read_text())
+    del value["dice_models"]
+    (tmp_path / CONFIDENCE).write_text(json.dumps(value))
+    with pytest.raises(MindgapError, match="damaged"):
+        read_confidence(tmp_path, confidence.model_sha256)

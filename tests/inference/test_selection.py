@@ -1,0 +1,177 @@
+"""Which network answers, and what advice the same scores give; networks are cards, scores are constructed."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindgap.errors import InputError, MindgapError, SettingError
+from mindgap.evaluation.calibration import Temperature
+from mindgap.inference.advice import advise
+from mindgap.inference.confidence import POOLED, Confidence, Observed, write_confidence
+from mindgap.inference.selection import (
+    Member,
+    answering,
+    answering_cohort,
+    bundle,
+    choose,
+    joint_card,
+    read_members,
+)
+from mindgap.networks.weights import ModelCard, read_card
+from mindgap.regions import REGIONS
+from mindgap.sequences import SEQUENCES, SUBSETS, Sequence, format_subset, parse_subset
+
+T1, T2, T1CE, FLAIR = SEQUENCES
+
+
+def _known(dice: dict[str, list[float]], sha256: str = "") -> Confidence:
+    rows = tuple(
+        Observed(f"K{n}", subset, str(region), value, value, 10.0, 10.0)
+        for subset, values in dice.items()
+        for n, value in enumerate(values)
+        for region in REGIONS
+    )
+    return Confidence(sha256, "tiles", "all", 0.9, 0.7, rows, {POOLED: Temperature(1.0, 1.0, 1.0, 3)}, {POOLED: {}}, {})
+
+
+def _member(name: str, takes: str, dice: dict[str, float] | None, *, any_subset: bool = False) -> Member:
+    card = ModelCard("vnet", {}, parse_subset(takes), {}, 16, "test", any_subset)
+    values = None if dice is None else _known({s: [d - 0.1, d, d + 0.1] for s, d in dice.items()})
+    return Member(Path(name), card, values)
+
+
+ANY = _member("any", "all", {format_subset(s): 0.2 * len(s) for s in SUBSETS}, any_subset=True)
+ONLY_FLAIR = _member("flair", "FLAIR", {"FLAIR": 0.6})
+ONLY_T1 = _member("t1", "T1", {"T1": 0.3})
+PAIR = _member("pair", "T1ce+FLAIR", {"T1ce+FLAIR": 0.35})
+
+
+def test_the_network_for_exactly_these_comes_before_better_ones_for_less():
+    choice = choose([ONLY_T1, ONLY_FLAIR, PAIR], "X", (T1CE, FLAIR))
+    assert (choice.member, choice.subset, choice.is_exact) == (PAIR, (T1CE, FLAIR), True)
+    assert choice.passed_over == ("flair",)
+
+
+def test_of_two_exact_ones_the_better():
+    assert choose([ANY, ONLY_FLAIR], "X", (FLAIR,)).member is ONLY_FLAIR
+    assert choose([ANY, PAIR], "X", (T1CE, FLAIR)).member is ANY
+
+
+def test_without_an_exact_one_the_best_contained_subset():
+    choice = choose([ONLY_T1, ONLY_FLAIR], "X", (T1, FLAIR))
+    assert (choice.member, choice.subset, choice.is_exact) == (ONLY_FLAIR, (FLAIR,), False)
+    assert (choice.expected.mean, choice.expected.n) == (pytest.approx(0.6), 3)
+    said = choice.describe((T1, FLAIR))
+    assert "flair answers from FLAIR" in said
+    assert "mean Dice 0.60 [" in said
+    assert "on 3 cases" in said
+
+
+def test_a_measured_network_is_preferred_to_one_nobody_measured():
+    unknown = _member("unknown", "FLAIR", None)
+    assert choose([unknown, ONLY_FLAIR], "X", (FLAIR,)).member is ONLY_FLAIR
+    alone = choose([unknown], "X", (FLAIR,))
+    assert alone.expected.n == 0
+    assert "Dice" not in alone.describe((FLAIR,))
+
+
+def test_where_none_fits_the_refusal_lists_what_would():
+    with pytest.raises(InputError, match=r"pair needs T1ce\+FLAIR; t1 needs T1.*found T2"):
+        choose([PAIR, ONLY_T1], "X", (T2,))
+
+
+def test_advice_has_the_sign_and_the_order_of_constructed_differences():
+    known = {
+        "FLAIR": [0.5, 0.6, 0.7],
+        "T1+FLAIR": [0.4, 0.55, 0.6],  # worse in every case
+        "T1ce+FLAIR": [0.7, 0.8, 0.9],
+        "T2+FLAIR": [0.5, 0.6, 0.73],
+    }
+    member = replace(ANY, confidence=_known(known))
+    now, found = advise([member], "X", (FLAIR,))
+    assert now.subset == (FLAIR,)
+    assert [advice.sequence for advice in found] == [T1CE, T2, T1]
+    by = {advice.sequence: advice.change for advice in found}
+    for region in ("WT", "TC", "ET", "mean"):
+        interval = by[T1CE][region]
+        assert (interval.mean, interval.low, interval.high, interval.n) == (*[pytest.approx(0.2)] * 3, 3)
+    assert by[T1]["mean"].mean == pytest.approx(np.mean([-0.1, -0.05, -0.1]))
+    assert by[T1]["mean"].high < 0
+
+
+def test_advice_is_by_the_networks_that_would_answer():
+    now, found = advise([ONLY_FLAIR, ONLY_T1, PAIR], "X", (FLAIR,))
+    assert now.member is ONLY_FLAIR
+    assert {a.sequence: (a.network, round(a.change["mean"].mean, 6)) for a in found} == {
+        T1: ("flair", 0.0),
+        T1CE: ("pair", -0.25),
+    }, "T2 no network can use"
+
+
+def test_advice_needs_a_measured_network():
+    with pytest.raises(SettingError, match="mindgap calibrate"):
+        advise([_member("unknown", "all", None, any_subset=True)], "X", (T1,))
+
+
+@pytest.fixture
+def pair_of_runs(study, tmp_path) -> tuple[Path, Path]:
+    """Two run folders with real weights, measured on the same invented cases."""
+    runs = []
+    for name, dice in (("any", {"T1": 0.3, "T1+T2": 0.4}), ("fixed", {format_subset(SEQUENCES): 0.6})):
+        run = tmp_path / "runs" / name
+        shutil.copytree(study.any_subset if name == "any" else study.fixed, run)
+        write_confidence(run, _known({s: [d, d, d] for s, d in dice.items()}, read_card(run)[1]))
+        runs.append(run)
+    return runs[0], runs[1]
+
+
+def test_a_set_answers_with_its_members(pair_of_runs, tmp_path):
+    out = tmp_path / "set"
+    assert [member.folder.name for member in bundle(pair_of_runs, out)] == ["any", "fixed"]
+    lines: list[str] = []
+    folder, confidence = answering(out, "X", SEQUENCES, lines.append)
+    assert folder == out / "members" / "fixed", "measured; the other was not, on all four"
+    assert confidence is not None
+    assert "fixed answers from T1+T2+T1ce+FLAIR" in lines[0]
+    assert answering(out, "X", (T1,))[0] == out / "members" / "any"
+    assert answering_cohort(out, {(T1,), (T1, T2)})[0] == out / "members" / "any"
+    with pytest.raises(SettingError, match="by one network, and these need 2"):
+        answering_cohort(out, {(T1,), SEQUENCES})
+    assert joint_card(out).sequences == SEQUENCES
+    assert joint_card(out).any_subset
+
+
+def test_a_network_alone_answers_and_says_that_nothing_is_known(study):
+    lines: list[str] = []
+    assert answering(study.fixed, "X", SEQUENCES, lines.append) == (study.fixed, None)
+    assert len(lines) == 1
+    assert "no estimate of reliability" in lines[0]
+    assert answering(study.fixed, "X", (Sequence.T1,)) == (study.fixed, None), "refused by the predictor, by name"
+
+
+def test_sets_that_could_not_choose_are_refused(pair_of_runs, study, tmp_path):
+    with pytest.raises(SettingError, match="was not calibrated"):
+        bundle([pair_of_runs[0], study.fixed], tmp_path / "a")
+    other = _known({"T1": [0.1, 0.2]}, read_card(pair_of_runs[0])[1])
+    write_confidence(pair_of_runs[0], other)
+    with pytest.raises(SettingError, match="different cases"):
+        bundle(pair_of_runs, tmp_path / "a")
+    with pytest.raises(SettingError, match="same name"):
+        bundle([pair_of_runs[0], pair_of_runs[0]], tmp_path / "a")
+    with pytest.raises(SettingError, match="not empty"):
+        bundle(pair_of_runs[:1], tmp_path)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_member_that_was_exchanged_is_refused(pair_of_runs, tmp_path):
+    out = tmp_path / "set"
+    bundle(pair_of_runs, out)
+    index = json.loads((out / "models.json").read_text())
+    index["members"]["any"] = "0" * 64
+    (out / "models.json").write_text(json.dumps(index))
+    with pytest.raises(MindgapError, match="bundle"):
+        read_members(out)
