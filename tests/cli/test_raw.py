@@ -1,6 +1,7 @@
 """Raw scans at the command line: each on a grid of its own, and the mask back on one of these."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from mindgap.cli import main
-from mindgap.data.nifti import read_volume, write_volume
+from mindgap.data.nifti import Volume, read_volume, write_volume
 from mindgap.data.registration import resample
+
+POSE = (9, (8, -12, 3))
 
 
 def _turned(degrees: float, shift_mm: tuple[float, float, float]) -> np.ndarray:
@@ -22,13 +25,53 @@ def _turned(degrees: float, shift_mm: tuple[float, float, float]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def moved(journey, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A FLAIR image whose head was turned and shifted, on an oblique, anisotropic grid with RAS axes."""
+    """A FLAIR image whose head was turned and shifted, on an oblique, anisotropic grid."""
     folder = tmp_path_factory.mktemp("raw")
     case = next(journey.cohort.glob("*GG/*"))
     scan = read_volume(next(case.glob("*_flair.nii.gz")), case="scan")
-    grid = _turned(6, (-125, -130, -95)) @ np.diag([3, 3, 4, 1])
-    write_volume(folder / "p_flair.nii.gz", resample("scan", scan, _turned(12, (10, 8, 0)), (84, 84, 48), grid), grid)
+    grid = _turned(-7, (10, 250, 0)) @ np.diag([-3, -3, 4, 1])
+    array = _stripped(scan, _turned(*POSE), (84, 84, 48), grid)
+    write_volume(folder / "p_flair.nii.gz", array.astype(np.float32), grid)
     return folder
+
+
+def _stripped(scan: Volume, pose: np.ndarray, shape: tuple[int, int, int], grid: np.ndarray) -> np.ndarray:
+    """A scan on another grid, 0 outside of the brain."""
+    brain = replace(scan, array=(scan.array > 0).astype(np.float32))
+    inside = resample("scan", brain, pose, shape, grid)
+    return np.where(inside >= 0.5, resample("scan", scan, pose, shape, grid) / np.maximum(inside, 0.5), 0)
+
+
+@pytest.fixture(scope="module")
+def examination(journey, write_dicom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom as four DICOM series; T2 on an oblique grid of its own, the head turned and shifted."""
+    folder = tmp_path_factory.mktemp("dicom")
+    case = next(journey.cohort.glob("*GG/*"))
+    for number, kind in enumerate(("T1", "T1ce", "T2", "FLAIR"), start=2):
+        scan = read_volume(next(case.glob(f"*_{kind.lower()}.nii.gz")), case=kind)
+        array, grid = scan.array, scan.affine
+        if kind == "T2":
+            grid = _turned(-7, (10, 250, 0)) @ np.diag([-3, -3, 4, 1])
+            array = _stripped(scan, _turned(*POSE), (84, 84, 48), grid)
+        write_dicom(folder / kind, np.rint(array), np.diag([-1, -1, 1, 1]) @ grid, kind=kind, SeriesNumber=number)
+    return folder
+
+
+def test_a_series_on_a_grid_of_its_own_is_refused_and_taken_as_raw(journey, examination, tmp_path, fails) -> None:
+    out, seg = tmp_path / "raw.nii.gz", tmp_path / "raw.dcm"
+    words = ["segment", str(examination), "--model", str(journey.teacher), "-o", str(out), "--yes"]
+    assert "--raw" in fails(words)
+    assert not out.exists()
+    raw = ["--raw", "--already-stripped", "--native", "T1", "--dicom-seg", str(seg)]
+    assert main([*words, *raw]) == 0
+    assert nib.load(out).shape == (60, 60, 39)
+    assert seg.exists()
+    record = json.loads((tmp_path / "raw.manifest.json").read_text())["raw"]
+    assert (record["reference"], record["native"]) == ("T1ce", "T1")
+    error = _turned(*POSE) @ np.array(record["transforms"]["T2"]["matrix_ras_mm"])
+    middle = np.array([-120, 120, 78, 1])
+    assert np.linalg.norm((error @ middle - middle)[:3]) < 1.5  # voxels of 4 mm
+    assert np.degrees(np.arccos((np.trace(error[:3, :3]) - 1) / 2)) < 1.5
 
 
 def _segment(journey, source: Path, out: Path, *words: str) -> list[str]:
@@ -43,8 +86,8 @@ def test_a_mask_comes_back_to_the_grid_of_the_scan(journey, moved, tmp_path) -> 
     np.testing.assert_allclose(mask.affine, scan.affine)
     raw = json.loads((tmp_path / "raw.manifest.json").read_text())["raw"]
     assert raw["reference"] == raw["native"] == "FLAIR"
-    assert raw["atlas"]["similarity_after"] > raw["atlas"]["similarity_before"]
-    assert raw["brain_overlap"]["FLAIR"] > 0.75
+    assert raw["transforms"]["atlas"]["similarity_after"] > raw["transforms"]["atlas"]["similarity_before"]
+    assert raw["brain_overlap"]["atlas"] > 0.75
 
 
 def test_without_a_way_to_the_brain_the_three_are_named(journey, moved, tmp_path, fails, monkeypatch) -> None:

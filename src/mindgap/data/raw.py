@@ -95,51 +95,49 @@ def to_atlas_grid(
         _check(f"{case_id}: {sequence} ({volume.path.name})", volume)
     first = _named(case_id, options.reference, images) or choose_reference(images)
     native = _named(case_id, options.native, images) or first
-    soft = {}
+    soft: dict[Sequence, int] = {}
     if options.brain.already_stripped:
         images, soft = _without_rims(images)
     if options.n4:
         images = {sequence: _without_bias(case_id, volume) for sequence, volume in images.items()}
-    reference = images[first]
-    laid = {s: register(case_id, reference, volume, stripped=options.brain.already_stripped) for s, volume in images.items() if s != first}
-    laid[first] = Registration(np.eye(4), 0.0, 0.0)
+    reference, stripped = images[first], options.brain.already_stripped
+    others = {s: volume for s, volume in images.items() if s != first}
+    laid = {s: register(case_id, reference, volume, stripped=stripped) for s, volume in others.items()}
+    ways = {first: np.eye(4)} | {s: found.matrix for s, found in laid.items()}
     together = time.perf_counter()
-    brains = _find_brains(case_id, images, laid, first, options.brain)
-    inside = resample(case_id, brains[first][0], brains[first][1], _three(reference.array.shape), reference.affine)
-    stripped = time.perf_counter()
-    atlas = _template()
-    brain_only = Volume(reference.array * (inside >= 0.5), reference.affine, reference.path, reference.header)
-    home = register(case_id, atlas, brain_only, stripped=True)
+    brains = _find_brains(case_id, images, ways, first, options.brain)
+    inside = resample(case_id, *brains[first], _three(reference.array.shape), reference.affine) >= 0.5
+    found_brain = time.perf_counter()
+    home = register(case_id, _template(), replace(reference, array=reference.array * inside), stripped=True)
     placed, masks = {}, {}
     for sequence, volume in images.items():
         brain, way = brains[sequence]
         placed[sequence], masks[sequence] = _place(
-            case_id, volume, laid[sequence].matrix @ home.matrix, brain, way @ home.matrix
+            case_id, volume, ways[sequence] @ home.matrix, brain, way @ home.matrix
         )
-    del laid[first]
-    template_brain = resample(case_id, atlas, np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0
-    overlap = {"atlas": _dice(masks[first], template_brain)}
-    if options.brain.already_stripped:  # else all have one brain
-        overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in laid}
-    lines = _judge(case_id, {**{str(s): r for s, r in laid.items()}, "atlas": home}, overlap, force=force)
+    overlap = {"atlas": _dice(masks[first], resample(case_id, _template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0)}
+    if stripped:  # else all have one brain
+        overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in others}
+    registrations = {str(s): found for s, found in laid.items()} | {"atlas": home}
+    lines = _judge(case_id, registrations, overlap, force=force)
+    lines += [
+        f"the edge of {s} is soft (resampled after stripping?): {n} layers were left out" for s, n in soft.items()
+    ]
     record = {
         "reference": str(first),
         "native": str(native),
         "n4": options.n4,
         "brain": options.brain.name,
-        "transforms": {str(s): _describe(r) for s, r in laid.items()},
-        "atlas": _describe(home),
+        "transforms": {name: _describe(found) for name, found in registrations.items()},
         "soft_layers_left_out": {str(s): layers for s, layers in soft.items()},
         "brain_overlap": {name: round(value, 4) for name, value in overlap.items()},
         "seconds": {
             "registration": round(together - began, 2),
-            "brain": round(stripped - together, 2),
-            "atlas": round(time.perf_counter() - stripped, 2),
+            "brain": round(found_brain - together, 2),
+            "atlas": round(time.perf_counter() - found_brain, 2),
         },
     }
-    lines += [f"the edge of {s} is soft (resampled after it was stripped?): {n} layers left out" for s, n in soft.items()]
-    of_native = laid[native].matrix if native in laid else np.eye(4)
-    to_atlas = np.linalg.inv(of_native @ home.matrix).astype(np.float64)
+    to_atlas = np.linalg.inv(ways[native] @ home.matrix).astype(np.float64)
     return RawCase(Case(case_id, placed), images[native], to_atlas, record, tuple(lines))
 
 
@@ -225,13 +223,13 @@ def _without_bias(case_id: str, volume: Volume) -> Volume:
 def _find_brains(
     case_id: str,
     images: Mapping[Sequence, Volume],
-    laid: Mapping[Sequence, Registration],
+    ways: Mapping[Sequence, NDArray[np.float64]],
     first: Sequence,
     source: BrainSource,
 ) -> dict[Sequence, tuple[Volume, NDArray[np.float64]]]:
     """Per sequence, the brain as a volume of 0 and 1 and the way from the reference to its grid."""
     if source.already_stripped:
-        return {s: (_as_mask(volume, volume.array > 0), laid[s].matrix) for s, volume in images.items()}
+        return {s: (_as_mask(volume, volume.array > 0), ways[s]) for s, volume in images.items()}
     if source.mask is not None:
         mask = read_volume(source.mask, case=case_id)
         owner = next((s for s, volume in images.items() if lies_on(mask, volume)), None)
@@ -243,10 +241,10 @@ def _find_brains(
                 mend="draw or resample the mask on one of these scans",
             )
         brain = _as_mask(mask, mask.array > 0)
-        return dict.fromkeys(images, (brain, laid[owner].matrix))
+        return dict.fromkeys(images, (brain, ways[owner]))
     assert source.hd_bet is not None
     brain = _as_mask(images[first], strip_with_hd_bet(case_id, source.hd_bet, images[first]))
-    return dict.fromkeys(images, (brain, laid[first].matrix))
+    return dict.fromkeys(images, (brain, ways[first]))
 
 
 def _as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:

@@ -44,12 +44,13 @@ def segment_raw(
     maps = torch.from_numpy(bring_back(raw, on_atlas.probabilities))
     target = predictor.classes(maps)
     voxel_ml = volume_of_voxel_ml(raw.native.affine)
-    shape = target.shape
+    i, j, k = target.shape
+    whole = Placement((i, j, k), (0, 1, 2), (False, False, False), (i, j, k), ((0, i), (0, j), (0, k)))
     found = replace(
         on_atlas,
         target=target,
         maps=maps,
-        placement=Placement(shape, (0, 1, 2), (False,) * 3, shape, tuple((0, n) for n in shape)),
+        placement=whole,
         like=raw.native,
         volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
     )
