@@ -48,12 +48,8 @@ def moved(brain) -> tuple[Volume, np.ndarray]:
     """The same brain in another contrast and pose, on slices of 4 mm with RAS axes; and the pose."""
     pose = _pose(12, (12, -8, 5))
     grid = _pose(-5, (-100, -110, -90)) @ np.diag([2, 2, 4, 1])
-    other = Volume(
-        np.where(brain.array > 0, np.maximum(1.2 - brain.array, 0.05), 0).astype(np.float32),
-        brain.affine,
-        brain.path,
-        None,
-    )
+    opposite = np.where(brain.array > 0, np.maximum(1.2 - brain.array, 0.05), 0).astype(np.float32)
+    other = replace(brain, array=opposite)
     inside = resample("brain", Volume((brain.array > 0) * np.float32(1), *_rest(brain)), pose, (100, 110, 50), grid)
     array = resample("brain", other, pose, (100, 110, 50), grid) * (inside >= 0.5)
     return Volume(array, grid, Path("moved"), None), pose
