@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindgap.citations import BIBTEX, bibtex
 from mindgap.data.case import CaseFiles
@@ -36,12 +36,12 @@ from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering, answering_cohort
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
 from mindgap.regions import find_convention
-from mindgap.report.collect import collect
-from mindgap.report.page import build_page
-from mindgap.report.sheet import SheetCase, write_sheets
 from mindgap.runfiles import EVALUATION, MANIFEST, OVERLAYS, PREDICTIONS, REPORT, SCORES, THRESHOLDS
 from mindgap.sequences import Subset, parse_subset
 from mindgap.session import Interrupted, Progress, TrainingResult, silent, train
+
+if TYPE_CHECKING:
+    from mindgap.report.sheet import SheetCase
 
 __all__ = [
     "Interrupted",
@@ -232,6 +232,8 @@ def segment_cohort(
     if waiting:
         say(f"{len(waiting)} cases of other shards have not ended; the last shard to end draws {OVERLAYS}")
         return outcome
+    from mindgap.report.sheet import write_sheets  # matplotlib: not for who segments one patient
+
     for page in write_sheets(_sheet_cases(cohort, status, out, layout), out / OVERLAYS, labels, progress=drawing):
         say(f"wrote {page}")
     return outcome
@@ -239,6 +241,8 @@ def segment_cohort(
 
 def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, layout: Layout) -> list[SheetCase]:
     """The cases that have a mask, with the images the network saw."""
+    from mindgap.report.sheet import SheetCase
+
     return [
         SheetCase(
             files.case_id,
@@ -412,6 +416,9 @@ def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindg
         title: Heading.
     """
     page = out or runs[0] / REPORT
+    from mindgap.report.collect import collect
+    from mindgap.report.page import build_page
+
     write_text(page, build_page(title=title, **collect(runs)))
     return page
 

@@ -170,6 +170,19 @@ class Case:
         """The sequences in memory, in canonical order."""
         return tuple(self.images)
 
+    def only(self, subset: Subset) -> Case:
+        """The case with some of its sequences and no target; what was checked at birth is not checked again."""
+        if subset == self.sequences and self.target is None:
+            return self
+        part = object.__new__(Case)
+        for name, value in (
+            ("case_id", self.case_id),
+            ("images", {s: self.images[s] for s in subset}),
+            ("target", None),
+        ):
+            object.__setattr__(part, name, value)
+        return part
+
 
 def _in_order(case_id: str, images: Mapping[Sequence, _T]) -> dict[Sequence, _T]:
     if not images:

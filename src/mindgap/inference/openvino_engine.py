@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -135,6 +136,8 @@ def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]]) -> Any:
     """
     import_quietly()
     import nncf
+
+    nncf.set_log_level(logging.ERROR)  # else a line for every layer that is not quantised
 
     def feed(item: tuple[Tensor, Tensor]) -> list[Any]:
         return [part.numpy() for part in item]

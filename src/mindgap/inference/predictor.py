@@ -176,8 +176,7 @@ class Predictor:
             subset = make_subset(subset)
             self.check(subset)
         used = self.serve(case.case_id, case.sequences, subset)
-        # What a case was let through with at birth (affines that disagree) is not refused here again.
-        chosen = Case(case.case_id, {s: case.images[s] for s in used}, None, force=True)
+        chosen = case.only(used)
         prepared = prepare_case(chosen, self.preparation)
         maps = self.probabilities(prepared)
         target = self._classes_at_home(maps, prepared.placement)
