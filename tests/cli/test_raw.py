@@ -62,12 +62,12 @@ def test_a_series_on_a_grid_of_its_own_is_refused_and_taken_as_raw(journey, exam
     words = ["segment", str(examination), "--model", str(journey.teacher), "-o", str(out), "--yes"]
     assert "--raw" in fails(words)
     assert not out.exists()
-    raw = ["--raw", "--already-stripped", "--native", "T1", "--dicom-seg", str(seg)]
+    raw = ["--raw", "--already-stripped", "--reference", "T1", "--dicom-seg", str(seg)]
     assert main([*words, *raw]) == 0
     assert nib.load(out).shape == (60, 60, 39)
     assert seg.exists()
     record = json.loads((tmp_path / "raw.manifest.json").read_text())["raw"]
-    assert (record["reference"], record["native"]) == ("T1ce", "T1")
+    assert (record["reference"], record["native"]) == ("T1", "T1")
     error = _turned(*POSE) @ np.array(record["transforms"]["T2"]["matrix_ras_mm"])
     middle = np.array([-120, 120, 78, 1])
     assert np.linalg.norm((error @ middle - middle)[:3]) < 1.5  # voxels of 4 mm
