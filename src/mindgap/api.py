@@ -16,6 +16,7 @@ from mindgap.data.cohort import Cohort, discover
 from mindgap.data.nifti import is_nifti, is_own_mask
 from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import CodeKind, Preparation
+from mindgap.data.raw import RawOptions
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
 from mindgap.errors import MindgapError, SettingError
@@ -29,6 +30,7 @@ from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
 from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
+from mindgap.inference.raw import segment_raw
 from mindgap.inference.record import find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering, answering_cohort
@@ -106,6 +108,7 @@ def segment(
     engine: str = "auto",
     tta: bool = False,
     force: bool = False,
+    raw: RawOptions | None = None,
     probabilities: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Segmentation:
@@ -122,7 +125,8 @@ def segment(
             as good and memory suffices.
         engine: auto, torch or openvino.
         tta: Average over the eight mirror images of the brain.
-        force: Accept images whose affines disagree (never ones whose shapes do).
+        force: Accept images whose affines disagree (never ones whose shapes do), or a doubtful registration.
+        raw: How raw scans are registered and stripped; None for co-registered, stripped images.
         probabilities: Also write the probabilities of WT, TC and ET beside the mask.
         say: Takes lines worth reading (which file was taken for which sequence).
 
@@ -141,7 +145,10 @@ def segment(
         raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
     if probabilities:
         check_probability_files(out)
-    found = find_in(predictor, read_for(predictor, files, force=force), confidence)
+    if raw is None:
+        found = find_in(predictor, read_for(predictor, files, force=force), confidence)
+    else:
+        found = segment_raw(predictor, files, raw, confidence, force=force)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
     if probabilities:

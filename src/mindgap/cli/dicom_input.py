@@ -117,7 +117,8 @@ def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:
     """Write what was found on the series whose grid the mask has, and say so."""
     from mindgap.data.dicom_seg import write_seg
 
-    stack = case.stacks[found.subset[0]]
+    owner = next(s for s, source in case.files.images.items() if source.path == found.like.path)
+    stack = case.stacks[owner]
     write_seg(path, found.target, found.like.affine, stack)
     empty = "" if found.target.any() else "; no tumour was found, all segments are empty"
     say(f"wrote {path} (DICOM SEG on {stack.series.name}{empty})")
@@ -166,7 +167,7 @@ def _choose_needed(case_id: str, proposals: tuple[Proposal, ...], card: ModelCar
 def _confirm(flags: DicomFlags) -> None:
     from mindgap.errors import SettingError
 
-    say("The images have to be skull-stripped and co-registered; conversion does neither.")
+    say("The images have to be skull-stripped and co-registered, or raw (--raw); conversion does neither.")
     if flags.yes:
         return
     if not sys.stdin.isatty():

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mindgap.cli.dicom_input import DicomCase, DicomFlags, open_dicom, refuse_flags, write_dicom_seg
+from mindgap.cli.raw_input import RawFlags, refuse_raw
 from mindgap.cli.terminal import parse, say
 
 
@@ -43,7 +44,7 @@ class Segment:
         tta: Average over the eight mirror images of the brain (eight times the work).
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16, or int8 (openvino, after `mindgap export`).
-        force: Accept images whose affines disagree.
+        force: Accept images whose affines disagree, or a registration that is not plausible.
         resume: Go on with a cohort: only what is not done, or whose mask is damaged, is segmented.
         shard: Share of a cohort, such as 2/4; all four may run at once, into the same folder.
         entropy: Where to write a map of how unsure the network is, in bits per voxel (0 to 2), of one patient.
@@ -51,6 +52,7 @@ class Segment:
             seg_probabilities.nii.gz whose .json names the channels; in BIDS a label-ET_probseg for each region.
         layout: folders: OUT/CASE/CASE_seg.nii.gz. bids: OUT is a BIDS derivative data set, of a cohort or of one case.
         dicom: What only DICOM input takes.
+        raw: What only raw scans take.
     """
 
     case: Annotated[Path | None, tyro.conf.Positional] = None
@@ -73,6 +75,7 @@ class Segment:
     probabilities: bool = False
     layout: Literal["folders", "bids"] = "folders"
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
+    raw: Annotated[RawFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=RawFlags)
 
 
 def run(words: Sequence[str]) -> int:
@@ -83,6 +86,7 @@ def run(words: Sequence[str]) -> int:
 
     if settings.model is None:
         raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
+    raw = settings.raw.options()
     keep_freed_memory()
     from mindgap.cli.confidence import check_entropy_path, print_found, write_entropy
     from mindgap.cli.segment_cohort import is_for_cohort, run_cohort
@@ -93,6 +97,7 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("--layout bids takes a folder of NIfTI files or a table: it names masks by their case.")
     if not dicom and is_for_cohort(settings):
         refuse_flags(settings.dicom)
+        refuse_raw(settings.raw)
         return run_cohort(settings)
     from mindgap.api import segment
     from mindgap.data.cohort import case_from_files, case_from_folder
@@ -131,6 +136,7 @@ def run(words: Sequence[str]) -> int:
             engine=settings.engine,
             tta=settings.tta,
             force=settings.force,
+            raw=raw,
             probabilities=settings.probabilities,
             say=say,
         )

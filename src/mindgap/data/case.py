@@ -196,7 +196,7 @@ def _in_order(case_id: str, images: Mapping[Sequence, _T]) -> dict[Sequence, _T]
 
 
 def _check_grid(case_id: str, volume: Volume, reference: Volume, *, force: bool) -> None:
-    mend = "register and resample all files of the case to one grid"
+    mend = "take raw scans with `mindgap segment --raw`, or register and resample all files of the case to one grid"
     if volume.array.shape != reference.array.shape:
         raise InputError(
             case=f"{case_id}: {volume.path.name}",

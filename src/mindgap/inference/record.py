@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,16 @@ class Reading:
         case: The sequences the network looks at, and no others.
         sha256: File -> SHA-256, of all that were opened.
         seconds: What reading and hashing took.
+        raw: How raw scans were laid upon the atlas; empty for others.
+        warnings: What came up on the way.
     """
 
     files: CaseFiles
     case: Case
     sha256: Mapping[Path, str]
     seconds: float
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         "volumes_ml": {str(region): round(ml, 3) for region, ml in found.segmentation.volumes_ml.items()},
         "confidence": None if found.segmentation.confidence is None else found.segmentation.confidence.to_plain(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **({"raw": found.reading.raw} if found.reading.raw else {}),
         "warnings": warnings_about(found),
         "versions": _versions(),
     }
@@ -128,7 +133,7 @@ def manifest_of(mask: Path) -> Path:
 
 def warnings_about(found: Found) -> list[str]:
     """What a reader of the mask should know: affines that were let through, a tumour that was not found."""
-    case, lines = found.reading.case, []
+    case, lines = found.reading.case, list(found.reading.warnings)
     for sequence, volume in case.images.items():
         shift_mm = float(np.abs(volume.affine - case.reference.affine).max())
         if shift_mm > AFFINE_TOLERANCE_MM:

@@ -1,0 +1,125 @@
+"""Where the brain is in a raw scan: an installed hd-bet, a mask file, or nothing to do because it was stripped."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindgap.data.nifti import Volume, read_volume, write_volume
+from mindgap.errors import InputError, SettingError
+
+_GRID_TOLERANCE_MM = 1e-2
+_TIME_LIMIT_S = 3600
+_SOFT = 0.45  # of the layer below: 0.64 to 0.95 where a mask cut the brain, 0.17 to 0.31 where that cut was blurred
+_MOST_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class BrainSource:
+    """How the brain is found; one way is set.
+
+    Attributes:
+        already_stripped: The brain is what lies above 0.
+        mask: File with the brain above 0, on the grid of a present sequence.
+        hd_bet: The program hd-bet.
+    """
+
+    already_stripped: bool = False
+    mask: Path | None = None
+    hd_bet: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """For the manifest."""
+        if self.already_stripped:
+            return "already stripped"
+        return f"mask {self.mask}" if self.mask is not None else f"hd-bet {self.hd_bet}"
+
+
+def choose_brain(*, already_stripped: bool, mask: Path | None, hd_bet: Path | None) -> BrainSource:
+    """What the user asked for, or hd-bet where it is installed.
+
+    Raises:
+        SettingError: More than one way was named, or none is there.
+    """
+    if sum((already_stripped, mask is not None, hd_bet is not None)) > 1:
+        raise SettingError("give one of --already-stripped, --brain-mask and --hd-bet, not several.")
+    if already_stripped or mask is not None:
+        return BrainSource(already_stripped, mask)
+    program = shutil.which(str(hd_bet or "hd-bet"))
+    if program is None:
+        missing = f"{hd_bet} is no program that can be run" if hd_bet else "raw scans show the skull, and no way is set"
+        raise SettingError(
+            f"{missing}. Three ways: install hd-bet in an environment of its own and name it with --hd-bet PATH (or "
+            "have it on PATH); give --brain-mask FILE on the grid of one of the scans; or say --already-stripped when "
+            "everything outside of the brain is 0."
+        )
+    return BrainSource(hd_bet=Path(program))
+
+
+def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The brain of an image, by hd-bet in a process of its own.
+
+    Raises:
+        InputError: hd-bet fails, or finds nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="mindgap-brain-") as folder:
+        scan, out = Path(folder) / "scan.nii.gz", Path(folder) / "brain.nii.gz"
+        write_volume(scan, volume.array, volume.affine)
+        command = [str(program), "-i", str(scan), "-o", str(out), "-device", "cpu"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False)
+            failure = f"exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            failure = str(error)
+        if not out.is_file():
+            raise InputError(
+                case=f"{case}: {volume.path.name}",
+                expected=f"a brain from {program}",
+                found=f"none ({failure})",
+                mend="run hd-bet by hand on this scan, or give --brain-mask FILE",
+            )
+        brain = read_volume(out, case=case).array > 0
+    if not brain.any() or brain.shape != volume.array.shape:
+        raise InputError(
+            case=f"{case}: {volume.path.name}",
+            expected=f"a brain in the shape {volume.array.shape}",
+            found=f"{int(brain.sum())} voxels in the shape {brain.shape}",
+            mend="look at the scan (is it a head?), or give --brain-mask FILE",
+        )
+    return brain
+
+
+def brain_of_stripped(array: NDArray[np.float32]) -> tuple[NDArray[np.bool_], int]:
+    """What lies above 0, less the outermost layers that are far dimmer than those below.
+
+    A scan that was resampled after it was stripped has such a rim, and a network takes it for tissue.
+
+    Args:
+        array: A scan that is 0 outside of the brain.
+
+    Returns:
+        The brain, and how many layers were left out.
+    """
+    from scipy.ndimage import binary_erosion
+
+    inside: NDArray[np.bool_] = array > 0
+    for layers in range(_MOST_LAYERS):
+        core = binary_erosion(inside)
+        below = core & ~binary_erosion(core)
+        if not below.any() or np.median(array[inside & ~core]) >= _SOFT * np.median(array[below]):
+            return inside, layers
+        inside = core
+    return inside, _MOST_LAYERS
+
+
+def lies_on(mask: Volume, volume: Volume) -> bool:
+    """Whether a mask lies on the grid of an image."""
+    same = mask.array.shape == volume.array.shape
+    return same and bool(np.abs(mask.affine - volume.affine).max() < _GRID_TOLERANCE_MM)

@@ -1,0 +1,325 @@
+"""Raw scans to one case on the atlas grid, and results back to the grid of a scan.
+
+Every scan is interpolated once: the registration between scans and that to the atlas are joined before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
+from mindgap.data.case import Case
+from mindgap.data.nifti import Volume, read_volume
+from mindgap.data.registration import Registration, register, resample, to_itk
+from mindgap.data.template import TEMPLATE_CENTRE_MNI_MM
+from mindgap.errors import InputError
+from mindgap.sequences import Sequence
+
+ATLAS_SHAPE = (240, 240, 155)
+"""1 mm, LPS: the grid of BraTS."""
+
+_TIES = (Sequence.T1CE, Sequence.T1, Sequence.FLAIR, Sequence.T2)
+_LARGEST_ROTATION_DEG = 60.0
+_GOOD_OVERLAP, _LEAST_OVERLAP = 0.75, 0.5  # Dice of brains; a brain with a tumour and MNI152 reach about 0.9
+_GOOD_BETWEEN, _LEAST_BETWEEN = 0.9, 0.7  # Dice of one brain, stripped on two scans
+_LEAST_SIMILARITY = 0.1  # of Mattes mutual information
+_GOOD_BETWEEN_STRIPPED = 0.5  # 0.67 to 0.88 within one patient, 0.43 to 0.44 between two
+
+
+@dataclass(frozen=True)
+class RawOptions:
+    """What is done to raw scans.
+
+    Attributes:
+        brain: How the brain is found.
+        reference: The sequence the others are laid upon; the finest, most isotropic one if None.
+        native: The sequence whose grid the result takes; the reference if None.
+        n4: Whether the bias field is corrected.
+    """
+
+    brain: BrainSource
+    reference: Sequence | None = None
+    native: Sequence | None = None
+    n4: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RawCase:
+    """Scans on the atlas grid, with the way back.
+
+    Attributes:
+        case: The stripped sequences on the atlas grid.
+        native: The scan whose grid results take.
+        to_atlas: Place in that scan to place on the atlas grid (RAS mm).
+        record: For the manifest.
+        warnings: What a reader of the result should know.
+    """
+
+    case: Case
+    native: Volume
+    to_atlas: NDArray[np.float64]
+    record: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+def atlas_affine() -> NDArray[np.float64]:
+    """Affine of the atlas grid, with the template's brain in its middle."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[:3, 3] = TEMPLATE_CENTRE_MNI_MM - affine[:3, :3] @ ((np.array(ATLAS_SHAPE) - 1) / 2)
+    return affine
+
+
+def to_atlas_grid(
+    case_id: str, images: Mapping[Sequence, Volume], options: RawOptions, *, force: bool = False
+) -> RawCase:
+    """Register, strip and resample raw scans.
+
+    Args:
+        case_id: Name for messages.
+        images: The scans the network looks at, each on a grid of its own.
+        options: How.
+        force: Let a registration through that is not plausible.
+
+    Raises:
+        InputError: A scan cannot be used, the brain is not found, or a registration is not plausible.
+    """
+    began = time.perf_counter()
+    for sequence, volume in images.items():
+        _check(f"{case_id}: {sequence} ({volume.path.name})", volume)
+    first = _named(case_id, options.reference, images) or choose_reference(images)
+    native = _named(case_id, options.native, images) or first
+    soft: dict[Sequence, int] = {}
+    if options.brain.already_stripped:
+        images, soft = _without_rims(images)
+    if options.n4:
+        images = {sequence: _without_bias(case_id, volume) for sequence, volume in images.items()}
+    reference, stripped = images[first], options.brain.already_stripped
+    others = {s: volume for s, volume in images.items() if s != first}
+    laid = {s: register(case_id, reference, volume, stripped=stripped) for s, volume in others.items()}
+    ways = {first: np.eye(4)} | {s: found.matrix for s, found in laid.items()}
+    together = time.perf_counter()
+    brains = _find_brains(case_id, images, ways, first, options.brain)
+    inside = resample(case_id, *brains[first], _three(reference.array.shape), reference.affine) >= 0.5
+    found_brain = time.perf_counter()
+    home = register(case_id, _template(), replace(reference, array=reference.array * inside), stripped=True)
+    placed, masks = {}, {}
+    for sequence, volume in images.items():
+        brain, way = brains[sequence]
+        placed[sequence], masks[sequence] = _place(
+            case_id, volume, ways[sequence] @ home.matrix, brain, way @ home.matrix
+        )
+    overlap = {"atlas": _dice(masks[first], resample(case_id, _template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0)}
+    if stripped:  # else all have one brain
+        overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in others}
+    registrations = {str(s): found for s, found in laid.items()} | {"atlas": home}
+    lines = _judge(case_id, registrations, overlap, force=force)
+    lines += [
+        f"the edge of {s} is soft (resampled after stripping?): {n} layers were left out" for s, n in soft.items()
+    ]
+    record = {
+        "reference": str(first),
+        "native": str(native),
+        "n4": options.n4,
+        "brain": options.brain.name,
+        "transforms": {name: _describe(found) for name, found in registrations.items()},
+        "soft_layers_left_out": {str(s): layers for s, layers in soft.items()},
+        "brain_overlap": {name: round(value, 4) for name, value in overlap.items()},
+        "seconds": {
+            "registration": round(together - began, 2),
+            "brain": round(found_brain - together, 2),
+            "atlas": round(time.perf_counter() - found_brain, 2),
+        },
+    }
+    to_atlas = np.linalg.inv(ways[native] @ home.matrix).astype(np.float64)
+    return RawCase(Case(case_id, placed), images[native], to_atlas, record, tuple(lines))
+
+
+def bring_back(raw: RawCase, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Undo :func:`to_atlas_grid` for maps on the atlas grid: linearly onto the native grid, 0 outside.
+
+    Args:
+        raw: The case.
+        maps: Probabilities (R i j k).
+    """
+    shape = _three(raw.native.array.shape)
+    like = raw.case.reference
+    return np.stack(
+        [
+            resample(
+                raw.case.case_id, Volume(part, like.affine, like.path, None), raw.to_atlas, shape, raw.native.affine
+            )
+            for part in maps
+        ]
+    )
+
+
+def choose_reference(images: Mapping[Sequence, Volume]) -> Sequence:
+    """The scan with the thinnest thick edge, then the smallest voxel; T1ce, T1, FLAIR, T2 among equals."""
+    return min(
+        images,
+        key=lambda s: (
+            round(max(images[s].spacing_mm), 2),
+            round(float(np.prod(images[s].spacing_mm)), 2),
+            _TIES.index(s),
+        ),
+    )
+
+
+def _named(case_id: str, sequence: Sequence | None, images: Mapping[Sequence, Volume]) -> Sequence | None:
+    if sequence is None or sequence in images:
+        return sequence
+    raise InputError(
+        case=case_id,
+        expected=f"a scan {sequence} that the network uses, as --reference or --native says",
+        found=", ".join(str(one) for one in images),
+        mend="name one of these",
+    )
+
+
+def _check(case: str, volume: Volume) -> None:
+    if volume.array.size and np.isfinite(volume.array).all() and volume.array.min() < volume.array.max():
+        return
+    raise InputError(
+        case=case,
+        expected="a scan with finite voxels that differ",
+        found="NaN or infinite voxels, or the same value everywhere",
+        mend="convert the scan again, or leave the sequence out",
+    )
+
+
+def _without_rims(images: Mapping[Sequence, Volume]) -> tuple[dict[Sequence, Volume], dict[Sequence, int]]:
+    """Stripped scans with nothing but brain above 0, and how many soft layers some of them lost."""
+    cut, soft = {}, {}
+    for sequence, volume in images.items():
+        inside, layers = brain_of_stripped(volume.array)
+        cut[sequence] = replace(volume, array=volume.array * inside)
+        if layers:
+            soft[sequence] = layers
+    return cut, soft
+
+
+def _without_bias(case_id: str, volume: Volume) -> Volume:
+    """N4 on a coarse copy; its smooth field is then divided out of the scan."""
+    import SimpleITK as sitk
+
+    image = to_itk(case_id, volume)
+    factors = [max(1, int(4 / mm + 0.5)) for mm in image.GetSpacing()]
+    coarse = sitk.Shrink(image, factors)
+    mask = sitk.OtsuThreshold(coarse, 0, 1)
+    corrector = sitk.N4BiasFieldCorrectionImageFilter()
+    corrector.SetMaximumNumberOfIterations([50, 50, 30])
+    corrector.Execute(coarse, mask)
+    field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    return Volume((volume.array / np.exp(field)).astype(np.float32), volume.affine, volume.path, volume.header)
+
+
+def _find_brains(
+    case_id: str,
+    images: Mapping[Sequence, Volume],
+    ways: Mapping[Sequence, NDArray[np.float64]],
+    first: Sequence,
+    source: BrainSource,
+) -> dict[Sequence, tuple[Volume, NDArray[np.float64]]]:
+    """Per sequence, the brain as a volume of 0 and 1 and the way from the reference to its grid."""
+    if source.already_stripped:
+        return {s: (_as_mask(volume, volume.array > 0), ways[s]) for s, volume in images.items()}
+    if source.mask is not None:
+        mask = read_volume(source.mask, case=case_id)
+        owner = next((s for s, volume in images.items() if lies_on(mask, volume)), None)
+        if owner is None:
+            raise InputError(
+                case=f"{case_id}: {source.mask.name}",
+                expected="a mask on the grid of one of " + ", ".join(str(s) for s in images),
+                found=f"shape {mask.array.shape}, on none of them",
+                mend="draw or resample the mask on one of these scans",
+            )
+        brain = _as_mask(mask, mask.array > 0)
+        return dict.fromkeys(images, (brain, ways[owner]))
+    assert source.hd_bet is not None
+    brain = _as_mask(images[first], strip_with_hd_bet(case_id, source.hd_bet, images[first]))
+    return dict.fromkeys(images, (brain, ways[first]))
+
+
+def _as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
+    return Volume(inside.astype(np.float32), volume.affine, volume.path, volume.header)
+
+
+def _place(
+    case_id: str, volume: Volume, way: NDArray[np.float64], brain: Volume, brain_way: NDArray[np.float64]
+) -> tuple[Volume, NDArray[np.bool_]]:
+    """A stripped scan on the atlas grid; the cut around a brain that was stripped before neither dims nor rings."""
+    affine = atlas_affine()
+    inside = resample(case_id, brain, brain_way, ATLAS_SHAPE, affine) >= 0.5
+    if brain.array.shape == volume.array.shape and np.array_equal(brain.array > 0, volume.array > 0):
+        volume = replace(volume, array=_continued(volume.array))
+    image = resample(case_id, volume, way, ATLAS_SHAPE, affine, cubic=True)
+    low = volume.array[volume.array > 0].min()
+    placed = np.where(inside, np.maximum(image, low), 0).astype(np.float32)
+    return Volume(placed, affine, volume.path, None), inside
+
+
+def _continued(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image whose background near the brain repeats the nearest brain voxel."""
+    from scipy.ndimage import distance_transform_edt
+
+    empty = array <= 0
+    nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
+    continued: NDArray[np.float32] = array[tuple(nearest)]
+    return continued
+
+
+def _template() -> Volume:
+    from nilearn import datasets
+
+    image = datasets.load_mni152_template(resolution=1)
+    return Volume(np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64), Path("MNI152"), None)
+
+
+def _judge(
+    case_id: str, registrations: Mapping[str, Registration], overlap: Mapping[str, float], *, force: bool
+) -> list[str]:
+    """Warnings about registrations that are doubtful; an error where one is not plausible."""
+    doubtful: list[str] = []
+    hopeless: list[str] = []
+    for name, found in registrations.items():
+        if found.after < _LEAST_SIMILARITY or found.rotation_deg > _LARGEST_ROTATION_DEG:
+            hopeless.append(f"{name}: similarity {found.after:.3f}, rotation {found.rotation_deg:.0f} degrees")
+        elif found.after < _GOOD_BETWEEN_STRIPPED and name in overlap and name != "atlas":
+            doubtful.append(f"{name}: similarity {found.after:.2f}; is it of the same patient?")
+    for name, value in overlap.items():
+        good, least = (_GOOD_OVERLAP, _LEAST_OVERLAP) if name == "atlas" else (_GOOD_BETWEEN, _LEAST_BETWEEN)
+        if value < good:
+            lines = hopeless if value < least else doubtful
+            lines.append(f"{name}: the brain and that of the reference overlap by Dice {value:.2f}")
+    if hopeless and not force:
+        raise InputError(
+            case=case_id,
+            expected="scans of one head that can be laid upon each other and upon the atlas",
+            found="; ".join(hopeless),
+            mend="look at the scans and their headers, name another one with --reference, or take it with --force",
+        )
+    return [f"the registration is doubtful: {line}" for line in [*hopeless, *doubtful]]
+
+
+def _describe(found: Registration) -> dict[str, Any]:
+    return {
+        "matrix_ras_mm": np.round(found.matrix, 6).tolist(),
+        "similarity_before": round(found.before, 4),
+        "similarity_after": round(found.after, 4),
+    }
+
+
+def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return 2 * int((one & other).sum()) / max(1, int(one.sum()) + int(other.sum()))
+
+
+def _three(values: Any) -> tuple[int, int, int]:
+    a, b, c = (int(value) for value in values)
+    return a, b, c

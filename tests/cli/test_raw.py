@@ -1,0 +1,110 @@
+"""Raw scans at the command line: each on a grid of its own, and the mask back on one of these."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mindgap.cli import main
+from mindgap.data.nifti import Volume, read_volume, write_volume
+from mindgap.data.registration import resample
+
+POSE = (9, (8, -12, 3))
+
+
+def _turned(degrees: float, shift_mm: tuple[float, float, float]) -> np.ndarray:
+    a = np.deg2rad(degrees)
+    matrix = np.eye(4)
+    matrix[:3, :3] = [[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]
+    matrix[:3, 3] = shift_mm
+    return matrix
+
+
+@pytest.fixture(scope="module")
+def moved(journey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLAIR image whose head was turned and shifted, on an oblique, anisotropic grid."""
+    folder = tmp_path_factory.mktemp("raw")
+    case = next(journey.cohort.glob("*GG/*"))
+    scan = read_volume(next(case.glob("*_flair.nii.gz")), case="scan")
+    grid = _turned(-7, (10, 250, 0)) @ np.diag([-3, -3, 4, 1])
+    array = _stripped(scan, _turned(*POSE), (84, 84, 48), grid)
+    write_volume(folder / "p_flair.nii.gz", array.astype(np.float32), grid)
+    return folder
+
+
+def _stripped(scan: Volume, pose: np.ndarray, shape: tuple[int, int, int], grid: np.ndarray) -> np.ndarray:
+    """A scan on another grid, 0 outside of the brain."""
+    brain = replace(scan, array=(scan.array > 0).astype(np.float32))
+    inside = resample("scan", brain, pose, shape, grid)
+    return np.where(inside >= 0.5, resample("scan", scan, pose, shape, grid) / np.maximum(inside, 0.5), 0)
+
+
+@pytest.fixture(scope="module")
+def examination(journey, write_dicom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom as four DICOM series; T2 on an oblique grid of its own, the head turned and shifted."""
+    folder = tmp_path_factory.mktemp("dicom")
+    case = next(journey.cohort.glob("*GG/*"))
+    for number, kind in enumerate(("T1", "T1ce", "T2", "FLAIR"), start=2):
+        scan = read_volume(next(case.glob(f"*_{kind.lower()}.nii.gz")), case=kind)
+        array, grid = scan.array, scan.affine
+        if kind == "T2":
+            grid = _turned(-7, (10, 250, 0)) @ np.diag([-3, -3, 4, 1])
+            array = _stripped(scan, _turned(*POSE), (84, 84, 48), grid)
+        write_dicom(folder / kind, np.rint(array), np.diag([-1, -1, 1, 1]) @ grid, kind=kind, SeriesNumber=number)
+    return folder
+
+
+def test_a_series_on_a_grid_of_its_own_is_refused_and_taken_as_raw(journey, examination, tmp_path, fails) -> None:
+    out, seg = tmp_path / "raw.nii.gz", tmp_path / "raw.dcm"
+    words = ["segment", str(examination), "--model", str(journey.teacher), "-o", str(out), "--yes"]
+    assert "--raw" in fails(words)
+    assert not out.exists()
+    raw = ["--raw", "--already-stripped", "--reference", "T1", "--dicom-seg", str(seg)]
+    assert main([*words, *raw]) == 0
+    assert nib.load(out).shape == (60, 60, 39)
+    assert seg.exists()
+    record = json.loads((tmp_path / "raw.manifest.json").read_text())["raw"]
+    assert (record["reference"], record["native"]) == ("T1", "T1")
+    error = _turned(*POSE) @ np.array(record["transforms"]["T2"]["matrix_ras_mm"])
+    middle = np.array([-120, 120, 78, 1])
+    assert np.linalg.norm((error @ middle - middle)[:3]) < 1.5  # voxels of 4 mm
+    assert np.degrees(np.arccos((np.trace(error[:3, :3]) - 1) / 2)) < 1.5
+
+
+def _segment(journey, source: Path, out: Path, *words: str) -> list[str]:
+    return ["segment", str(source), "--model", str(journey.flair), "-o", str(out), *words]
+
+
+def test_a_mask_comes_back_to_the_grid_of_the_scan(journey, moved, tmp_path) -> None:
+    out = tmp_path / "raw.nii.gz"
+    assert main(_segment(journey, moved, out, "--raw", "--already-stripped")) == 0
+    scan, mask = nib.load(moved / "p_flair.nii.gz"), nib.load(out)
+    assert mask.shape == scan.shape
+    np.testing.assert_allclose(mask.affine, scan.affine)
+    raw = json.loads((tmp_path / "raw.manifest.json").read_text())["raw"]
+    assert raw["reference"] == raw["native"] == "FLAIR"
+    assert raw["transforms"]["atlas"]["similarity_after"] > raw["transforms"]["atlas"]["similarity_before"]
+    assert raw["brain_overlap"]["atlas"] > 0.75
+
+
+def test_without_a_way_to_the_brain_the_three_are_named(journey, moved, tmp_path, fails, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = fails(_segment(journey, moved, tmp_path / "a.nii.gz", "--raw"))
+    assert all(way in line for way in ("--hd-bet", "--brain-mask", "--already-stripped"))
+
+
+def test_flags_of_raw_scans_need_raw_and_one_patient(journey, moved, tmp_path, fails) -> None:
+    assert "add --raw" in fails(_segment(journey, moved, tmp_path / "a.nii.gz", "--n4"))
+    assert "not a cohort" in fails(_segment(journey, journey.cohort, tmp_path / "a", "--raw", "--already-stripped"))
+
+
+def test_a_program_that_finds_no_brain_is_named(journey, moved, tmp_path, fails) -> None:
+    program = tmp_path / "hd-bet"
+    program.write_text("#!/bin/sh\necho no weights >&2\nexit 3\n")
+    program.chmod(0o755)
+    line = fails(_segment(journey, moved, tmp_path / "a.nii.gz", "--raw", "--hd-bet", str(program)))
+    assert "exit code 3: no weights" in line
+    assert not (tmp_path / "a.nii.gz").exists()
