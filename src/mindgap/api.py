@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindgap.citations import BIBTEX, bibtex
 from mindgap.data.case import CaseFiles
-from mindgap.data.cohort import Cohort, discover
-from mindgap.data.nifti import is_nifti, is_own_mask
+from mindgap.data.cohort import Cohort, discover, discover_labelled
 from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import CodeKind, Preparation
 from mindgap.data.raw import RawOptions
@@ -25,13 +24,13 @@ from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.cohort import Outcome, segment_cases
-from mindgap.inference.export import Calibration
+from mindgap.inference.export import GateCases
 from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
 from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.raw import segment_raw
-from mindgap.inference.record import find_in, read_for, write_mask
+from mindgap.inference.record import check_mask_place, find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering, answering_cohort
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
@@ -133,16 +132,13 @@ def segment(
     Raises:
         InputError: The case cannot be used, or lacks a sequence the model needs.
     """
-    if not is_nifti(out):
-        raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
+    check_mask_place(out)
     labels = find_convention(convention)
     folder, confidence = answering(model, files.case_id, files.sequences, say)
     predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
         say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
-    if out.exists() and not is_own_mask(out):
-        raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
     if probabilities:
         check_probability_files(out)
     if raw is None:
@@ -300,16 +296,14 @@ def evaluate(
     if out is not None and out.is_dir():
         raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
     predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
-    cohort = discover(data, labels=labels)
-    if cohort.convention is None:
-        raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
+    cohort, convention = discover_labelled(data, labels)
     chosen, missing = _choose_cases(cohort, model) if cases == "test" else (list(cohort.cases), dict(cohort.rejected))
     thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline else None
     began = time.perf_counter()
     result = score_cohort(
         predictor,
         chosen,
-        cohort.convention,
+        convention,
         model=name or model.resolve().name,
         subsets=subsets,
         rules=rules,
@@ -324,7 +318,7 @@ def evaluate(
     record = {
         "data": str(data.resolve()),
         "part": cases,
-        "labels": cohort.convention.name,
+        "labels": convention.name,
         "failed": failed,
         **_describe_scoring(result, predictor, rules),
         "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
@@ -391,9 +385,7 @@ def export(
     Raises:
         MindgapError: No validation case is there, or a package is missing.
     """
-    cohort = discover(data, labels=labels)
-    if cohort.convention is None:
-        raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
+    cohort, convention = discover_labelled(data, labels)
     parts = read_json(model / MANIFEST)["cases"]
     train, validation = (
         [files for files in cohort.cases if files.case_id in set(parts[part])] for part in ("train", "validation")
@@ -403,8 +395,9 @@ def export(
             f"none of the {len(parts['validation'])} validation cases of {model} is in {cohort.root}: name the data "
             "the run was prepared from."
         )
-    calibration = Calibration(train, validation, cohort.convention)
-    return export_network(model, calibration, device=device, int8=int8, progress=progress, say=say)
+    return export_network(
+        model, GateCases(train, validation, convention), device=device, int8=int8, progress=progress, say=say
+    )
 
 
 def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindgap report") -> Path:

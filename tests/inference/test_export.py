@@ -6,7 +6,7 @@ import pytest
 
 from mindgap.errors import MindgapError
 from mindgap.files import read_json, write_json
-from mindgap.inference.export import Calibration, export, make_int8
+from mindgap.inference.export import GateCases, export, make_int8
 from mindgap.inference.exported import MOST_LOST, RECORD, Exported, Gate, judge, read_exported, write_exported
 from mindgap.inference.openvino_engine import quantised_file
 from mindgap.inference.predictor import Predictor
@@ -48,7 +48,7 @@ def model(study, tmp_path_factory):
     """A copy of an untrained network, exported."""
     folder = tmp_path_factory.mktemp("exported") / "model"
     shutil.copytree(study.any_subset, folder)
-    calibration = Calibration(study.cases, study.cases, find_convention("brats2017"))
+    calibration = GateCases(study.cases, study.cases, find_convention("brats2017"))
     lines, seen = [], []
     exported = export(
         folder,
@@ -109,4 +109,4 @@ def test_int8_is_chosen_where_it_passed_and_there_is_no_bf16(model, study, tmp_p
 
 def test_an_export_needs_cases_it_can_measure_on(study):
     with pytest.raises(MindgapError, match="validation cases"):
-        export(study.fixed, Calibration(study.cases, [], find_convention("brats2017")))
+        export(study.fixed, GateCases(study.cases, [], find_convention("brats2017")))

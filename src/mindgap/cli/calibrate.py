@@ -62,8 +62,9 @@ class Calibrate:
 def run(words: Sequence[str]) -> int:
     """Run the verb."""
     settings = parse(Calibrate, words, verb="calibrate")
+    from mindgap.data.cohort import discover_labelled
     from mindgap.errors import SettingError
-    from mindgap.inference.calibration import calibrate, find_cohort
+    from mindgap.inference.calibration import calibrate
     from mindgap.inference.confidence import write_confidence
     from mindgap.inference.predictor import Predictor
     from mindgap.processor import keep_freed_memory
@@ -80,7 +81,9 @@ def run(words: Sequence[str]) -> int:
         coverage=settings.coverage,
         engine=settings.engine,
     )
-    trial = None if settings.test is None else find_cohort(settings.test, settings.labels)  # refused before the work
+    trial = (
+        None if settings.test is None else discover_labelled(settings.test, settings.labels)[0]
+    )  # refused before the work
     confidence = calibrate(
         predictor,
         settings.data,

@@ -100,31 +100,9 @@ def run(words: Sequence[str]) -> int:
         refuse_raw(settings.raw)
         return run_cohort(settings)
     from mindgap.api import segment
-    from mindgap.data.cohort import case_from_files, case_from_folder
-    from mindgap.sequences import Sequence as MriSequence
 
-    named = {
-        sequence: path
-        for sequence, path in (
-            (MriSequence.T1, settings.t1),
-            (MriSequence.T2, settings.t2),
-            (MriSequence.T1CE, settings.t1ce),
-            (MriSequence.FLAIR, settings.flair),
-        )
-        if path is not None
-    }
-    if settings.case is not None and named:
-        raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
-    if settings.case is None and not named:
-        raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
-    if settings.case is not None and dicom:
-        opened: AbstractContextManager[DicomCase] = open_dicom(settings.case, settings.dicom, settings.model)
-    else:
-        refuse_flags(settings.dicom)
-        files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
-        opened = nullcontext(DicomCase(files, {}))
     check_entropy_path(settings.entropy)
-    with opened as case:
+    with _open_case(settings, dicom=dicom) as case:
         found = segment(
             case.files,
             settings.model,
@@ -147,3 +125,35 @@ def run(words: Sequence[str]) -> int:
         if settings.dicom.dicom_seg is not None:  # last: where it cannot be written, the mask is there all the same
             write_dicom_seg(settings.dicom.dicom_seg, found, case)
     return 0
+
+
+def _open_case(settings: Segment, *, dicom: bool) -> AbstractContextManager[DicomCase]:
+    """The patient: a folder of files or of DICOM series, or files by name.
+
+    Raises:
+        SettingError: Both are given, or neither.
+    """
+    from mindgap.data.cohort import case_from_files, case_from_folder
+    from mindgap.errors import SettingError
+    from mindgap.sequences import Sequence as MriSequence
+
+    named = {
+        sequence: path
+        for sequence, path in (
+            (MriSequence.T1, settings.t1),
+            (MriSequence.T2, settings.t2),
+            (MriSequence.T1CE, settings.t1ce),
+            (MriSequence.FLAIR, settings.flair),
+        )
+        if path is not None
+    }
+    if settings.case is not None and named:
+        raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
+    if settings.case is None and not named:
+        raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
+    if settings.case is not None and dicom:
+        assert settings.model is not None
+        return open_dicom(settings.case, settings.dicom, settings.model)
+    refuse_flags(settings.dicom)
+    files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
+    return nullcontext(DicomCase(files, {}))

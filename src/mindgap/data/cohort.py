@@ -15,7 +15,7 @@ from mindgap.data.bids import case_from_bids, is_bids, read_bids
 from mindgap.data.case import CaseFiles, Source
 from mindgap.data.manifest import read_manifest
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
-from mindgap.errors import InputError
+from mindgap.errors import InputError, SettingError
 from mindgap.files import read_json
 from mindgap.regions import LabelConvention, find_convention
 from mindgap.runfiles import holds_masks
@@ -102,6 +102,27 @@ def discover(root: Path, *, labels: str | None = None, label: bool = True) -> Co
             mend="name the folder that holds the cases, or write a manifest: case,t1,t2,t1ce,flair,label",
         )
     return cohort if convention is None else replace(cohort, convention=convention)
+
+
+def discover_labelled(data: Path, labels: str | None = None) -> tuple[Cohort, LabelConvention]:
+    """The cases of a data set with what their labels mean; also by the store that was made from it.
+
+    Args:
+        data: As :func:`discover`, or the folder of a store.
+        labels: Label convention, where the layout does not tell.
+
+    Raises:
+        SettingError: The label convention is not clear.
+    """
+    from mindgap.data.store import INDEX, open_store  # torch: not for who only looks for cases
+
+    if (data / INDEX).is_file():
+        store = open_store(data)
+        data, labels = Path(store.source), labels or store.convention
+    cohort = discover(data, labels=labels)
+    if cohort.convention is None:
+        raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
+    return cohort, cohort.convention
 
 
 def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:

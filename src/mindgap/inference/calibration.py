@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.case import Case, CaseFiles
-from mindgap.data.cohort import Cohort, discover
-from mindgap.data.store import INDEX, open_store
+from mindgap.data.cohort import Cohort, discover_labelled
 from mindgap.errors import SettingError
 from mindgap.evaluation.calibration import DiceModel, Temperature, fit_dice, fit_temperature, likelihood_curve
 from mindgap.evaluation.metrics import dice
@@ -77,7 +76,7 @@ def calibrate(
     wanted = predictor.subsets if subsets is None else tuple(subsets)
     for subset in wanted:
         predictor.check(subset)
-    cohort = find_cohort(data or _source(predictor.folder), labels)
+    cohort, _ = discover_labelled(data or _source(predictor.folder), labels)
     parts = read_json(predictor.folder / MANIFEST)["cases"] if (predictor.folder / MANIFEST).is_file() else {}
     chosen = _choose(cohort, cases, parts, predictor.folder)
     measured = _Measured()
@@ -135,21 +134,6 @@ def segmented(
                 assert case.target is not None
                 yield View(case, predictor.segment(case, subset), case.target)
             progress(done, len(cases) * len(subsets), files.case_id)
-
-
-def find_cohort(data: Path, labels: str | None = None) -> Cohort:
-    """A cohort with labels, also by the store that was made from it.
-
-    Raises:
-        SettingError: The label convention is not clear.
-    """
-    if (data / INDEX).is_file():
-        store = open_store(data)
-        data, labels = Path(store.source), labels or store.convention
-    cohort = discover(data, labels=labels)
-    if cohort.convention is None:
-        raise SettingError(f"the label convention of {data} is not clear from its files: name it with --labels.")
-    return cohort
 
 
 def brain_voxels(view: View) -> NDArray[np.intp]:

@@ -88,7 +88,8 @@ def segment_cases(
     identity = {
         "model_sha256": predictor.sha256,
         "labels": convention.name,
-        "coverage": predictor.coverage,
+        "coverage": predictor.planned_coverage,
+        "mirrored": predictor.tta,
         "layout": layout,
         "probabilities": probabilities,
     }

@@ -42,7 +42,7 @@ _TILES, _WHOLE, _INT8 = "tiles", "whole", "int8"
 
 
 @dataclass(frozen=True)
-class Calibration:
+class GateCases:
     """Cases with labels that an export learns from and is measured on.
 
     Attributes:
@@ -84,7 +84,7 @@ class _Tally:
 
 def export(
     folder: Path,
-    calibration: Calibration,
+    cases: GateCases,
     *,
     device: str = "auto",
     int8: bool = True,
@@ -99,7 +99,7 @@ def export(
 
     Args:
         folder: Of the model.
-        calibration: Cases with labels.
+        cases: With labels.
         device: auto, cpu or cuda.
         int8: Whether to make an int8 network.
         seed: Of the crops that int8 is calibrated with.
@@ -109,16 +109,16 @@ def export(
     Raises:
         MindgapError: There is no validation case, or int8 is wanted and a package is missing.
     """
-    if not calibration.validation:
+    if not cases.validation:
         raise MindgapError("an export is measured on validation cases with labels, and there is none.")
     if int8 and any(importlib.util.find_spec(name) is None for name in ("openvino", "nncf")):
         raise MindgapError(f"int8 needs openvino and nncf: {HOW_TO_INSTALL.replace('cpu', 'int8')}, or use --no-int8.")
     model = load_network(folder)
     if int8:
         say("quantising to int8")
-        make_int8(folder, calibration.training, seed=seed)
-    tally = _measure(model, calibration, device=device, int8=int8, progress=progress)
-    count = len(calibration.validation)
+        make_int8(folder, cases.training, seed=seed)
+    tally = _measure(model, cases, device=device, int8=int8, progress=progress)
+    count = len(cases.validation)
     exported = Exported(
         whole=_gate(tally, _WHOLE, _TILES, count),
         int8=_gate(tally, _INT8, "fp32", count) if int8 else None,
@@ -198,7 +198,7 @@ def _crop(image: Tensor, present: Tensor, side: int, random: np.random.Generator
     return padded[None, :, a : a + side, b : b + side, c : c + side].contiguous(), present[None]
 
 
-def _measure(model: TrainedNetwork, calibration: Calibration, *, device: str, int8: bool, progress: Progress) -> _Tally:
+def _measure(model: TrainedNetwork, cases: GateCases, *, device: str, int8: bool, progress: Progress) -> _Tally:
     """Every way on every validation case; the whole brain beside tiles, int8 beside fp32, both with one engine."""
     with_openvino = device != "cuda" and importlib.util.find_spec("openvino") is not None
     engine = "openvino" if with_openvino else "auto"
@@ -211,8 +211,8 @@ def _measure(model: TrainedNetwork, calibration: Calibration, *, device: str, in
         ways[_INT8] = (quick, "tiles")
     subsets = _tried(plain)
     tally, done = _Tally(), 0
-    for files in calibration.validation:
-        opened = OpenedCase(files, calibration.convention, plain.preparation, DEFAULT_RULES)
+    for files in cases.validation:
+        opened = OpenedCase(files, cases.convention, plain.preparation, DEFAULT_RULES)
         for subset in subsets:
             done += 1
             if set(subset) <= set(files.sequences):
@@ -220,7 +220,7 @@ def _measure(model: TrainedNetwork, calibration: Calibration, *, device: str, in
                 reference = opened.case(subset).target
                 assert reference is not None
                 tally.add(masks, reference)
-            progress(done, len(calibration.validation) * len(subsets), files.case_id)
+            progress(done, len(cases.validation) * len(subsets), files.case_id)
     tally.dice["fp32"] = tally.dice[_TILES]
     return tally
 

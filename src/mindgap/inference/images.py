@@ -15,15 +15,15 @@ import numpy as np
 
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_files
-from mindgap.data.nifti import Volume, is_nifti, is_own_mask, label_image, read_volume, volume_from_image
-from mindgap.errors import InputError, SettingError
+from mindgap.data.nifti import Volume, label_image, read_volume, volume_from_image
+from mindgap.errors import InputError
 from mindgap.files import sha256_of
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Coverage, Predictor
-from mindgap.inference.record import Reading, find_in, warnings_about, write_mask
+from mindgap.inference.record import Reading, check_mask_place, find_in, warnings_about, write_mask
 from mindgap.inference.selection import answering
-from mindgap.regions import LabelConvention, find_convention
+from mindgap.regions import find_convention
 from mindgap.sequences import Sequence, Subset
 
 Image = str | PathLike[str] | nib.spatialimages.SpatialImage
@@ -126,7 +126,7 @@ def segment(
     convention = find_convention(labels)
     place = None if out is None else Path(out)
     if place is not None:
-        _check_out(place)
+        check_mask_place(place)
     given = {Sequence.T1: t1, Sequence.T2: t2, Sequence.T1CE: t1ce, Sequence.FLAIR: flair}
     images = {sequence: image for sequence, image in given.items() if image is not None}
     files = _as_files(images, case)
@@ -136,7 +136,8 @@ def segment(
         folder, known = answering(Path(model), files.case_id, files.sequences)
         predictor = load(folder)
     found = find_in(predictor, _read(predictor, images, files, force=force), known)
-    notes = warnings_about(found) if place is None else _write(place, found, predictor, convention)
+    if place is not None:
+        write_mask(place, found, predictor, convention=convention)
     segmentation = found.segmentation
     mask, _ = label_image(segmentation.target, like=segmentation.like, convention=convention)
     return Result(
@@ -145,21 +146,9 @@ def segment(
         volumes_ml={str(region): float(ml) for region, ml in segmentation.volumes_ml.items()},
         subset=segmentation.subset,
         labels=dict(convention.tissues),
-        warnings=tuple(notes),
+        warnings=tuple(warnings_about(found)),
         confidence=segmentation.confidence,
     )
-
-
-def _check_out(out: Path) -> None:
-    if not is_nifti(out):
-        raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
-    if out.exists() and not is_own_mask(out):
-        raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
-
-
-def _write(out: Path, found: Any, predictor: Predictor, convention: LabelConvention) -> list[str]:
-    notes: list[str] = write_mask(out, found, predictor, convention=convention)["warnings"]
-    return notes
 
 
 def _read(predictor: Predictor, images: Mapping[Sequence, Image], files: CaseFiles, *, force: bool) -> Reading:

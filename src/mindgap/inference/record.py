@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
-from mindgap.data.nifti import stem_of, write_label
+from mindgap.data.nifti import is_nifti, is_own_mask, stem_of, write_label
+from mindgap.errors import SettingError
 from mindgap.files import sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.predictor import Predictor, Segmentation
@@ -59,6 +60,18 @@ class Found:
     reading: Reading
     segmentation: Segmentation
     seconds: float
+
+
+def check_mask_place(out: Path) -> None:
+    """Refuse a file that is not to hold a mask, before anything is computed.
+
+    Raises:
+        SettingError: The name is not that of NIfTI, or something stands there that mindgap did not write.
+    """
+    if not is_nifti(out):
+        raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
+    if out.exists() and not is_own_mask(out):
+        raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
 
 
 def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> Reading:
