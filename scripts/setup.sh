@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with mindgap and its development tools. CUDA packages are installed only where there is a GPU.
+# WHEEL=FILE installs that wheel instead, as a user would have it, into VENV.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -28,6 +29,11 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     "${pip[@]}" install --quiet "$torch"
   fi
 fi
-echo "installing mindgap"
-"${pip[@]}" install --quiet --editable '.[dev]'
+if [ -n "${WHEEL:-}" ]; then
+  echo "installing $WHEEL"
+  "${pip[@]}" install --quiet "$WHEEL"
+else
+  echo "installing mindgap"
+  "${pip[@]}" install --quiet --editable '.[dev]'
+fi
 touch "$venv/.ready"

@@ -11,6 +11,7 @@ from mindgap.errors import SettingError
 from mindgap.experiment import PRESETS, Experiment, build_method, course_hash, from_plain, to_plain
 from mindgap.methods import METHODS
 from mindgap.methods.anysubset import AnySubsetRecipe
+from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.dropout import DropoutRecipe, DynUNetRecipe
 from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.methods.pmkl import PmklRecipe
@@ -34,6 +35,7 @@ RECIPES = {
     "dropout": DropoutRecipe(full_share=0.3, maps=False),
     "anysubset": AnySubsetRecipe(alignment_weight=0.5, full_share=0.1),
     "dynunet": DynUNetRecipe(full_share=0.3),
+    "compact": CompactRecipe(distillation_weight=0.5, each=False, full_share=0.1, loss="classes"),
 }
 
 

@@ -264,6 +264,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     coverage: Coverage = "tiles",
+    engine: str = "torch",
     progress: Progress = silent,
 ) -> tuple[list[Score], dict[str, str]]:
     """Score a trained network on a cohort, beside the best single threshold.
@@ -284,6 +285,7 @@ def evaluate(
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
         coverage: As in :func:`segment`.
+        engine: As in :func:`segment`; the paper's tables take torch.
         progress: Called after each subset of each case.
 
     Returns:
@@ -295,7 +297,7 @@ def evaluate(
     """
     if out is not None and out.is_dir():
         raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
-    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage)
+    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage, engine=engine)
     cohort, convention = discover_labelled(data, labels)
     chosen, missing = _choose_cases(cohort, model) if cases == "test" else (list(cohort.cases), dict(cohort.rejected))
     thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline else None
@@ -337,6 +339,7 @@ def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> di
         **rules.to_plain(),
         "spacings_mm": sorted(result.spacings_mm),
         "coverage": predictor.coverage,
+        "engine": predictor.choice.name,
         "precision": predictor.precision,
         "model_sha256": predictor.sha256,
     }

@@ -8,9 +8,11 @@ from mindgap.batch import BACKGROUND, brain_of
 from mindgap.data.augmentation import (
     Augmentation,
     apply_intensities,
+    bend,
     draw,
     paper_augmentation,
     strong_augmentation,
+    wide_augmentation,
 )
 from mindgap.data.prepared import LOWEST_BRAIN
 from mindgap.errors import SettingError
@@ -173,3 +175,81 @@ def test_nothing_spreads_from_an_absent_sequence(image):
 def test_numbers_outside_0_to_1_are_refused(name, value):
     with pytest.raises(SettingError, match=str(value)):
         Augmentation(**{name: value})
+
+
+def _window(side=40):
+    """A ball of brain with a brighter box in it, which is the tumour; codes of two sequences, and classes."""
+    places = torch.stack(torch.meshgrid(*[torch.arange(side)] * 3, indexing="ij")).float() - (side - 1) / 2
+    codes = torch.zeros(3, side, side, side, dtype=torch.uint8)
+    codes[:2, places.norm(dim=0) < 0.45 * side] = 100
+    box = (
+        slice(side // 2 - 5, side // 2 + 4),
+        slice(side // 2 - 3, side // 2 + 6),
+        slice(side // 2 - 4, side // 2 + 5),
+    )
+    codes[:2, box[0], box[1], box[2]] = 220
+    codes[2, box[0], box[1], box[2]] = 3
+    return codes
+
+
+def test_a_bent_crop_keeps_images_and_classes_together_and_its_rim_bright():
+    codes = _window()
+    settings = wide_augmentation()
+    different = set()
+    for step in range(5):
+        draws = _drawn(settings, step=step, batch=1)
+        bent = bend(codes, draws, 0, crop=26, outside=0.0)
+        assert bent.shape == (3, 26, 26, 26)
+        bright = bent[0] > 160
+        overlap = 2 * (bright & (bent[2] > 0)).sum() / (bright.sum() + (bent[2] > 0).sum())
+        assert overlap > 0.93
+        assert int(bent[0][bent[0] > 0].min()) >= 99, "background was mixed into the brain"
+        different.add(int((bent[2] > 0).sum()))
+    assert len(different) > 1
+    assert torch.equal(bend(codes, draws, 0, crop=26, outside=0.0), bent), "the same draws bend alike"
+
+
+def test_a_bend_without_angles_lengths_and_displacements_is_the_middle_of_the_window():
+    draws = _drawn(replace(OFF, warp=1.0), batch=1)
+    assert torch.equal(bend(_window(), draws, 0, crop=26, outside=0.0), _window()[:, 7:33, 7:33, 7:33])
+
+
+def test_turning_a_quarter_is_a_quarter_turn():
+    draws = _drawn(replace(OFF, warp=1.0), batch=1)
+    turned = replace(draws, frame=np.array([[[0, -1, 0], [1, 0, 0], [0, 0, 1]]], dtype=np.float32))
+    expected = torch.rot90(_window(), k=1, dims=(1, 2))[:, 7:33, 7:33, 7:33]
+    found = bend(_window(), turned, 0, crop=26, outside=0.0)
+    assert torch.equal(found, expected) or torch.equal(found, torch.rot90(expected, k=2, dims=(1, 2)))
+
+
+def test_thick_slices_lose_detail_along_one_axis(image):
+    settings = replace(OFF, blur=1.0)
+    draws = replace(_drawn(settings), blur=np.full((4, 2), 2), blur_axis=np.full((4, 2), 2))
+    blurred = apply_intensities(image, draws, settings)
+    rough = lambda maps: float(maps[..., 2:6, 2:7, 3:7].diff(dim=-1).abs().mean())  # noqa: E731
+    assert rough(blurred) < 0.6 * rough(image)
+    assert torch.equal(brain_of(blurred), brain_of(image))
+
+
+def test_a_curve_bends_but_never_turns_intensities_around(image):
+    settings = replace(OFF, curve=1.0)
+    bent = apply_intensities(image, _drawn(settings), settings)
+    assert not torch.allclose(bent, image, atol=0.05)
+    for row in range(4):
+        inside = brain_of(image[row, 0])
+        order = image[row, 0][inside].argsort()
+        assert bool((bent[row, 0][inside][order].diff() >= -1e-5).all())
+
+
+def test_a_short_stack_ends_for_all_sequences_at_once(image):
+    settings = replace(OFF, slab=1.0)
+    short = apply_intensities(torch.zeros_like(image) + 0.5, _drawn(settings), settings)
+    gone = ~brain_of(short)
+    assert bool(gone.any(dim=(1, 2, 3, 4)).all())
+    assert torch.equal(gone[:, 0], gone[:, 1])
+    assert float(gone.float().mean()) < 0.4
+
+
+def test_older_kinds_are_drawn_as_before_the_wide_ones():
+    same = _same(_drawn(strong_augmentation()), _drawn(replace(strong_augmentation(), warp=1.0, blur=0.5, slab=0.5)))
+    assert {name for name, equal in same.items() if not equal} == {"warp", "blur", "slab"}

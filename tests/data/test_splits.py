@@ -110,3 +110,22 @@ def test_the_real_cases_are_all_assigned(brats):
     split = find_split("protokd", ids)
     assert [len(part) for part in _parts(split)] == [23, 5, 9]
     assert split.unassigned(ids) == ()
+
+
+def test_folds_share_out_training_and_validation_cases_and_leave_test_cases_alone():
+    there = sum(_parts(published_split("protokd")), ())[::9]
+    whole = find_split("protokd", there)
+    folds = [find_split(f"protokd:{number}/3", there) for number in (1, 2, 3)]
+    judged = [case for fold in folds for case in fold.test]
+    assert sorted(judged) == sorted((*whole.train, *whole.validation))
+    for fold in folds:
+        assert fold.validation == ()
+        assert set(fold.train) == set(judged) - set(fold.test)
+        assert not {*fold.train, *fold.test} & set(whole.test)
+    assert len({fold.sha256 for fold in folds}) == 3
+
+
+@pytest.mark.parametrize("spec", ["protokd:0/3", "protokd:4/3", "protokd:1/1"])
+def test_a_fold_that_does_not_exist_is_refused(spec):
+    with pytest.raises(SettingError, match="counted from 1"):
+        find_split(spec, published_split("protokd").train)

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from mindgap.losses.segmentation import dice_loss, segmentation_terms, weighted_cross_entropy
+from mindgap.losses.segmentation import (
+    dice_loss,
+    region_dice_loss,
+    segmentation_terms,
+    soft_target_loss,
+    weighted_cross_entropy,
+)
 
 
 def logits_of(probabilities) -> torch.Tensor:
@@ -75,3 +81,31 @@ def test_under_bf16_autocast_the_losses_are_computed_in_float32():
     for name, value in expected.items():
         assert found[name].dtype == torch.float32
         assert torch.equal(found[name], value)
+
+
+def test_regions_by_hand():
+    # two voxels: ET with p = (0.2, 0.5, 0.2, 0.1), background with p = (0.7, 0.1, 0.1, 0.1)
+    logits = logits_of([[0.2, 0.5, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]])
+    parts = [(p + 0.0, q) for p, q in ((0.5, 0.6), (0.7, 0.9), (0.8, 1.1))]  # of ET, TC, WT: overlap, sum of p
+    expected = sum(1 - (2 * overlap + 1) / (total + 1 + 1) for overlap, total in parts) / 3
+    assert float(region_dice_loss(logits, target_of(1, 0))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_cannot_be_told_apart_within_a_region_costs_that_region_nothing():
+    sure = logits_of([[1e-6, 0.5, 0.5, 1e-6], [1 - 3e-6, 1e-6, 1e-6, 1e-6]])  # ET or NCR, surely TC
+    at_et, at_ncr = (float(region_dice_loss(sure, target_of(label, 0))) for label in (1, 2))
+    assert at_et < 1 / 3
+    assert at_ncr < 1 / 3
+
+
+def test_a_soft_target_costs_nothing_where_both_say_the_same_and_teaches_only_the_student():
+    teacher = torch.randn(2, 4, 3, 3, 3, requires_grad=True)
+    assert float(soft_target_loss(teacher.detach() + 5.0, teacher)) == pytest.approx(0.0, abs=1e-6)
+    student = torch.zeros(2, 4, 3, 3, 3, requires_grad=True)
+    cost = soft_target_loss(student, teacher)
+    q = teacher.softmax(1)
+    expected = (q * (q.log() - math.log(0.25))).sum(1).mean()
+    assert float(cost.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    cost.backward()
+    assert teacher.grad is None
+    assert bool(student.grad.abs().sum() > 0)

@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "score a trained network on a cohort",
     "export": "make a trained network faster on CPUs, where that is measured to cost nothing",
     "calibrate": "measure a network on cases it did not learn from, so that masks come with expected Dice",
+    "models": "the networks that come with mindgap, and what to expect of them",
     "bundle": "put several networks into one model folder that answers with the one for the sequences at hand",
     "advise": "what acquiring an absent sequence would bring a patient",
     "report": "make one HTML page about trained and scored runs",
@@ -31,7 +32,8 @@ usage: mindgap VERB [options]          mindgap VERB --help   explains a verb
 {verbs}
 
 first steps
-  mindgap demo                                             a working system in minutes
+  mindgap segment PATIENT -o seg.nii.gz                    a mask from whatever sequences there are
+  mindgap demo                                             train and compare on synthetic patients, in minutes
   mindgap prepare BRATS -o store --spacing-mm 2            a cohort of your own
   mindgap train teacher --data store --out runs/teacher    the aligned teacher
   mindgap train pmkl --data store --out runs/t1ce --subset T1ce --teacher runs/teacher

@@ -24,11 +24,12 @@ class Advise:
 
     Attributes:
         case: Folder of the patient.
-        model: Calibrated run folder, or a model folder of several networks.
+        model: Calibrated run folder, a model folder of several networks, or a network that comes with mindgap; the
+            one in the box by default.
     """
 
     case: Annotated[Path, tyro.conf.Positional]
-    model: Path
+    model: Path | None = None
 
 
 def run(words: Sequence[str]) -> int:
@@ -37,11 +38,12 @@ def run(words: Sequence[str]) -> int:
     from mindgap.data.cohort import case_from_folder
     from mindgap.inference.advice import advise
     from mindgap.inference.selection import read_members
+    from mindgap.inference.shipped import model_folder
     from mindgap.regions import REGIONS
     from mindgap.sequences import SEQUENCES
 
     files = case_from_folder(settings.case, label=False)
-    now, found = advise(read_members(settings.model), files.case_id, files.sequences)
+    now, found = advise(read_members(model_folder(settings.model)), files.case_id, files.sequences)
     say(now.describe(files.sequences))
     told = {*files.sequences, *(advice.sequence for advice in found)}
     unknown = [str(sequence) for sequence in SEQUENCES if sequence not in told]

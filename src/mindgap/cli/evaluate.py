@@ -40,6 +40,7 @@ class Evaluate:
         labels: Label convention of DATA, where its files do not tell.
         name: Name of the network in the table; the run folder's by default.
         coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass.
+        engine: What computes: torch, as for the tables of the paper, or openvino; auto takes what `doctor` shows.
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
     """
@@ -57,6 +58,7 @@ class Evaluate:
     labels: str | None = None
     name: str | None = None
     coverage: Literal["tiles", "whole"] = "tiles"
+    engine: Literal["auto", "torch", "openvino"] = "torch"
     device: str = "auto"
     precision: str = "auto"
 
@@ -88,6 +90,7 @@ def run(words: Sequence[str]) -> int:
         device=settings.device,
         precision=settings.precision,
         coverage=settings.coverage,
+        engine=settings.engine,
         progress=ProgressLine("scoring"),
     )
     spacings_mm = [(x, y, z) for x, y, z in read_json(settings.model / EVALUATION)["spacings_mm"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class Segment:
 
     Attributes:
         case: Folder of the patient (NIfTI files, or DICOM series; a .zip too), or of a cohort, or a CSV table of one.
-        model: Run folder or model folder.
+        model: Run folder, model folder, or a network that comes with mindgap (`mindgap models`); by default the one in
+            the box, which takes any of the four sequences.
         out: The mask, .nii.gz or .nii; of a cohort, the folder of the masks.
         t1: T1 image.
         t1ce: Contrast-enhanced T1 image.
@@ -84,8 +86,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.errors import SettingError
     from mindgap.processor import keep_freed_memory
 
-    if settings.model is None:
-        raise SettingError("no model is named: give --model RUN, the folder of a finished `mindgap train`.")
+    settings = dataclasses.replace(settings, model=_model_of(settings))
     raw = settings.raw.options()
     keep_freed_memory()
     from mindgap.cli.confidence import check_entropy_path, print_found, write_entropy
@@ -101,6 +102,7 @@ def run(words: Sequence[str]) -> int:
         return run_cohort(settings)
     from mindgap.api import segment
 
+    assert settings.model is not None
     check_entropy_path(settings.entropy)
     with _open_case(settings, dicom=dicom) as case:
         found = segment(
@@ -125,6 +127,19 @@ def run(words: Sequence[str]) -> int:
         if settings.dicom.dicom_seg is not None:  # last: where it cannot be written, the mask is there all the same
             write_dicom_seg(settings.dicom.dicom_seg, found, case)
     return 0
+
+
+def _model_of(settings: Segment) -> Path:
+    """The folder of the model, said where the user named none."""
+    from mindgap.inference.shipped import model_folder, shipped
+
+    folder = model_folder(settings.model)
+    if settings.model is None:
+        network = shipped()[folder.name]
+        say(
+            f"model  {folder.name}, the network in the box (sha256 {network.sha256[:12]}; mindgap models {folder.name})"
+        )
+    return folder
 
 
 def _open_case(settings: Segment, *, dicom: bool) -> AbstractContextManager[DicomCase]:

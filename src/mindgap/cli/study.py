@@ -27,6 +27,9 @@ class Study:
     table1 students by method, anchor and sequence      table2 P_k with another k      table3 PMKL on every subset
     table4 teachers by anchor      table5 unimodal networks shown every sequence      anysubset one network for all
 
+    box (alone): the network that comes with mindgap, cross-validated over the training and validation cases of --data
+    beside MONAI's DynUNet, put together in OUT/box and calibrated; --methods names what else was tried (docs/model.md).
+
     Attributes:
         presets: Which, such as table1 table4.
         out: Folder of the study.
@@ -34,13 +37,14 @@ class Study:
         scale: paper: 50,000 steps of four 80^3 crops at 1 mm, width 16. mini: your data at 2 mm, 48^3 crops, width 8,
             1,200 steps. phantom: synthetic patients at 2 mm, crops and width of mini, otherwise the quick preset, 400
             steps (teachers 600).
-        methods: Students wanted (kdnet,pmkl,protokd,smunet, or dropout,anysubset,dynunet); all by default.
+        methods: Students wanted (kdnet,pmkl,protokd,smunet, or dropout,anysubset,dynunet); all by default. For the box:
+            trials (box,dynunet by default).
         anchors: Anchors wanted (none,normal,k,mixture); all by default. Where they are compared, none is always run.
         subsets: Sequences wanted, such as T1,T1ce; all by default.
         seeds: How many seeds.
         jobs: Trainings at the same time here. 0: one for each processor where networks are small and there is no GPU
             (two with a thread each get a fifth more done than one with two), else one.
-        split: As `mindgap prepare` takes it.
+        split: As `mindgap prepare` takes it; for the box, auto is protokd.
         device: auto, cpu or cuda.
         keep: Folder that keeps scores and settings of finished runs, without images, and the tables. A run that stands
             there is not run again, on whichever machine.
@@ -77,6 +81,8 @@ def run(words: Sequence[str]) -> int:
     from mindgap.study.keep import keep_runs
     from mindgap.study.scale import Place, find_scale, jobs_at_once
 
+    if "box" in settings.presets:
+        return run_box(settings)
     wanted = [tuple(filter(None, text.split(","))) for text in (settings.methods, settings.anchors, settings.subsets)]
     choice = Choice(wanted[0], wanted[1], wanted[2], settings.seeds)
     runs, scale = runs_of(settings.presets, choice), find_scale(settings.scale)
@@ -109,6 +115,57 @@ def run(words: Sequence[str]) -> int:
     for name in outcome.skipped:
         say(f"not run, because its teacher failed: {name}")
     return 1 if outcome.failed else 0
+
+
+def run_box(settings: Study) -> int:
+    """Cross-validate what --methods names, put the network in the box together, and print the table.
+
+    Raises:
+        SettingError: Another preset, no data, or a setting that says nothing to the box is named.
+    """
+    from mindgap.errors import SettingError
+    from mindgap.files import write_text
+    from mindgap.study.box import (
+        BOX,
+        build_box,
+        choose_trials,
+        compare,
+        decide,
+        prepare_folds,
+        scale_of,
+        trials_markdown,
+    )
+    from mindgap.study.execute import run_here
+    from mindgap.study.keep import keep_runs
+    from mindgap.study.scale import jobs_at_once
+
+    if settings.presets != ("box",) or settings.anchors or settings.subsets or settings.slurm or settings.seeds != 1:
+        raise SettingError("the study box stands alone, and takes no --anchors, --subsets, --seeds or --slurm.")
+    if settings.data is None:
+        raise SettingError("the study box needs a cohort with labels: name it with --data.")
+    trials = choose_trials(tuple(filter(None, settings.methods.split(","))))
+    runs, scale = [run for trial in trials for run in trial.runs], scale_of(trials)
+    at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
+    if settings.dry_run:
+        print_runs(runs, scale, at_once=at_once)
+        return 0
+    split = "protokd" if settings.split == "auto" else settings.split
+    place = prepare_folds(settings.out, settings.data, trials, split=split, device=settings.device, stage=ProgressLine)
+    place = replace(place, keep=settings.keep)
+    failed: dict[str, str] = {}
+    if not settings.tables_only:
+        failed = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say).failed
+        for trial in (trial for trial in trials if not any(run.name in failed for run in trial.runs)):
+            decision = decide(place, trial, progress=ProgressLine(f"deciding {trial.name}"))
+            if trial.name == BOX:
+                say(f"written: {build_box(place, trial, decision, split=split, progress=ProgressLine('calibrating'))}")
+    keep_runs(runs, scale, place)
+    text = trials_markdown(compare(place))
+    say(text)
+    write_text((settings.keep or settings.out) / "tables" / "box.md", text)
+    for name, reason in failed.items():
+        say(f"failed: {name}: {reason} (log: {place.run(name) / 'study.log'})")
+    return 1 if failed else 0
 
 
 def write_tables(presets: Sequence[str], place: Place, choice: Choice) -> None:

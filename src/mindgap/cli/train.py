@@ -12,7 +12,7 @@ from typing import Any
 
 from mindgap.cli.terminal import ProgressLine, parse, say
 
-_METHODS_TEXT = """usage: mindgap train METHOD --data STORE --out RUN [--preset small|quick|paper] [options]
+_METHODS_TEXT = """usage: mindgap train METHOD --data STORE --out RUN [--preset small|quick|paper|box] [options]
 
 methods
   teacher    encoders per sequence, latents drawn to an anchor (--anchor mixture|k|normal|none), a VNet on all of them
@@ -22,11 +22,13 @@ methods
   smunet     two paths co-trained, one on everything, one on --subset (--teacher: trained with --backbone smunet)
   anysubset  one network for all fifteen subsets, from aligned latents
   dropout    one VNet for all fifteen subsets, trained on random ones; dynunet the same with MONAI's DynUNet
+  compact    one small U-Net for all fifteen subsets, from fused latents: the network in the box
 
 presets (every number can be overridden by a flag)
   small      width 16, 2,500 steps of two 64^3 crops, for data at 2 mm: about 20 minutes on two cores
   quick      width 8, 400 steps of two 48^3 crops: minutes on two cores
   paper      50,000 steps of four 80^3 crops, Adam, poly 0.9, for data at 1 mm
+  box        5,000 steps of two 48^3 crops, wide augmentation, for data at 2 mm (docs/model.md)
 
 mindgap train METHOD --help   lists all flags          --dry-run   checks and prints the settings, and stops
 --resume   goes on from the newest whole checkpoint    SIGTERM     saves, then stops

@@ -7,6 +7,7 @@ seen, any augmentation can be replayed, and every device sees the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float, brain_of
+from mindgap.batch import BACKGROUND, Float, Shaped, brain_of
 from mindgap.data.prepared import LOWEST_BRAIN
 from mindgap.errors import SettingError
 
 _BIAS_GRID = 3
+_ELASTIC_GRID = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Augmentation:
         shift: U(-shift, shift) is added, per sequence.
         bias: Largest log-amplitude of a smooth multiplicative field, per sequence.
         noise: Largest standard deviation of Gaussian noise, per sequence.
+        warp: Probability of bending a crop: it is rotated, zoomed and bent as the next three say.
+        rotate: Largest angle about each axis, in radians.
+        zoom: Lengths are multiplied by exp(U(-zoom, zoom)), along each axis by itself a third of that.
+        elastic: Largest displacement by a smooth field, as a share of the side of the crop.
+        blur: Probability, per sequence, of thick slices: resolution lost along one axis by a factor of 2 or 3.
+        curve: How far a random increasing curve may bend intensities, per sequence: contrast of another protocol.
+        slab: Probability of a missing end: beyond a random plane all sequences are background, as a short stack has it.
 
     Reference:
         Flips and scale 0.1 with probability 0.5 are ProtoKD's (public code).
@@ -47,17 +56,16 @@ class Augmentation:
     shift: float = 0.0
     bias: float = 0.0
     noise: float = 0.0
+    warp: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    elastic: float = 0.0
+    blur: float = 0.0
+    curve: float = 0.0
+    slab: float = 0.0
 
     def __post_init__(self) -> None:
-        values = (
-            self.flip,
-            self.scale,
-            self.scale_probability,
-            self.gamma,
-            self.shift,
-            self.bias,
-            self.noise,
-        )
+        values = tuple(getattr(self, field.name) for field in fields(self))
         if any(not 0 <= value <= 1 for value in values):
             raise SettingError(f"every number of an augmentation lies in 0..1, and one of {values} does not.")
 
@@ -70,6 +78,25 @@ def paper_augmentation() -> Augmentation:
 def strong_augmentation() -> Augmentation:
     """For few cases and unseen scanners: also gamma, shift, bias field and noise."""
     return Augmentation(scale=0.2, scale_probability=1.0, gamma=0.3, shift=0.1, bias=0.2, noise=0.08)
+
+
+def wide_augmentation() -> Augmentation:
+    """For scanners, sites and anatomies never seen: also bent in space, thick slices, other contrasts, short stacks."""
+    return Augmentation(
+        scale=0.2,
+        scale_probability=1.0,
+        gamma=0.3,
+        shift=0.1,
+        bias=0.25,
+        noise=0.08,
+        warp=0.4,
+        rotate=0.25,
+        zoom=0.15,
+        elastic=0.04,
+        blur=0.1,
+        curve=0.12,
+        slab=0.03,
+    )
 
 
 @dataclass(frozen=True)
@@ -89,6 +116,14 @@ class Draws:
         noise: Standard deviation (B J).
         noise_seed: Seed of each row's noise field, which is made on the device.
         chance: A number in [0, 1) for each row, for what a method decides (which sequences it drops).
+        warp: Whether the crop is bent (B).
+        frame: Where the crop's axes point and how long they are, in the frame of the case (B 3 3).
+        elastic: Displacements on a coarse grid, as shares of the side (B 3 4 4 4).
+        blur: Factor by which resolution is lost (B J), and
+        blur_axis: along which axis (B J).
+        curve: What is added to intensities at a quarter, half and three quarters of their range (B J 3).
+        slab: Share of the crop that is missing, 0 for most (B), and
+        slab_end: at which of the six sides (B).
     """
 
     cases: NDArray[np.int64]
@@ -103,6 +138,14 @@ class Draws:
     noise: NDArray[np.float32]
     noise_seed: NDArray[np.int64]
     chance: NDArray[np.float64]
+    warp: NDArray[np.bool_]
+    frame: NDArray[np.float32]
+    elastic: NDArray[np.float32]
+    blur: NDArray[np.int64]
+    blur_axis: NDArray[np.int64]
+    curve: NDArray[np.float32]
+    slab: NDArray[np.float32]
+    slab_end: NDArray[np.int64]
 
     def rows(self, start: int, end: int) -> Draws:
         """The draws of some rows: what one of several processes cuts of a batch."""
@@ -147,7 +190,40 @@ def draw(
         noise=augmentation.noise * np.abs(signed[3]),
         noise_seed=rng.integers(0, 2**62, batch),
         chance=rng.random(batch),
+        **_draw_wide(augmentation, np.random.default_rng([seed, step, 7]), batch, sequences),
     )
+
+
+def _draw_wide(augmentation: Augmentation, rng: np.random.Generator, batch: int, sequences: int) -> dict[str, Any]:
+    """What came later, from a stream of its own: runs without it see the draws they always saw."""
+    angles = augmentation.rotate * (2 * rng.random((batch, 3)) - 1)
+    lengths = augmentation.zoom * (2 * rng.random((batch, 1)) - 1 + (2 * rng.random((batch, 3)) - 1) / 3)
+    axes = _rotations(angles) * np.exp(-lengths)[:, None, :]
+    rises = augmentation.curve * (2 * rng.random((batch, sequences, 3)) - 1)
+    return {
+        "warp": rng.random(batch) < augmentation.warp,
+        "frame": axes.astype(np.float32),
+        "elastic": (augmentation.elastic * (2 * rng.random((batch, 3, *(_ELASTIC_GRID,) * 3)) - 1)).astype(np.float32),
+        "blur": np.where(rng.random((batch, sequences)) < augmentation.blur, rng.integers(2, 4, (batch, sequences)), 1),
+        "blur_axis": rng.integers(0, 3, (batch, sequences)),
+        "curve": rises.astype(np.float32),
+        "slab": np.where(rng.random(batch) < augmentation.slab, 0.1 + 0.3 * rng.random(batch), 0).astype(np.float32),
+        "slab_end": rng.integers(0, 6, batch),
+    }
+
+
+def _rotations(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation about the first, then the second, then the third axis (B 3) -> (B 3 3)."""
+    result = np.broadcast_to(np.eye(3), (len(angles), 3, 3))
+    for axis in range(3):
+        turn = np.zeros_like(result)
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        cos, sin = np.cos(angles[:, axis]), np.sin(angles[:, axis])
+        turn[:, axis, axis] = 1
+        turn[:, first, first], turn[:, second, second] = cos, cos
+        turn[:, first, second], turn[:, second, first] = -sin, sin
+        result = turn @ result
+    return result
 
 
 def apply_intensities(image: Float[Tensor, "B J i j k"], draws: Draws, augmentation: Augmentation) -> Tensor:
@@ -173,12 +249,85 @@ def apply_intensities(image: Float[Tensor, "B J i j k"], draws: Draws, augmentat
         level.mul_(F.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True).exp_())
     if augmentation.gamma:
         level.clamp_min_(1e-4).pow_(column(draws.gamma))
+    if augmentation.curve:
+        level = _bend(level, torch.from_numpy(draws.curve).to(device, non_blocking=True))
+    if augmentation.blur:
+        _lose_resolution(level, draws)
     varied = level.mul_(2).add_(BACKGROUND)
     if augmentation.shift:
         varied.add_(column(draws.shift))
     if augmentation.noise:
         varied.add_(_noise_field(image, draws).mul_(column(draws.noise)))
-    return torch.where(brain, varied.clamp_min_(LOWEST_BRAIN), image)
+    varied = torch.where(brain, varied.clamp_min_(LOWEST_BRAIN), image)
+    if augmentation.slab:
+        _cut_slabs(varied, draws)
+    return varied
+
+
+def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int, outside: float) -> Tensor:
+    """Rotate, zoom and bend a window in one resampling, and keep its middle.
+
+    Intensities are interpolated among brain voxels only, so that the rim of a stripped brain does not grow dim; what is
+    brain and the classes are taken from the nearest voxel.
+
+    Args:
+        codes: Sequences, and classes last; a cube larger than the crop, for what turns in from outside.
+        draws: From :func:`draw`.
+        row: Which row of them.
+        crop: Side that is kept.
+        outside: Code of the background.
+    """
+    device = codes.device
+    axis = (torch.arange(crop, device=device) - (crop - 1) / 2) / (codes.shape[-1] / 2)  # -1..1 across the window
+    at = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)  # i j k 3, as (i, j, k)
+    at = at @ torch.from_numpy(draws.frame[row]).to(device).T
+    coarse = torch.from_numpy(draws.elastic[row])[None].to(device) * (2 * crop / codes.shape[-1])
+    at += F.interpolate(coarse, size=at.shape[:3], mode="trilinear", align_corners=True)[0].movedim(0, -1)
+    grid = at.flip(-1)[None]  # grid_sample counts the last axis first
+    inside = codes[:-1] != outside
+    if bool((inside == inside[:1]).all()):  # co-registered and stripped by one mask, as most cohorts are
+        inside = inside[:1]
+    brain = inside.float()
+    level = codes[:-1].float() - outside
+    both = F.grid_sample(torch.cat([level, brain])[None], grid, mode="bilinear", align_corners=False)[0]
+    values, shares = both[: len(level)], both[len(level) :]
+    low = 1.0 if codes.dtype == torch.uint8 else LOWEST_BRAIN - BACKGROUND
+    values = (
+        torch.where(shares >= 0.5, (values / shares.clamp_min(0.5)).clamp_min(low), torch.zeros_like(values)) + outside
+    )
+    target = F.grid_sample(codes[-1:].float()[None], grid, mode="nearest", align_corners=False)[0]
+    return torch.cat([values.round() if codes.dtype == torch.uint8 else values, target]).to(codes.dtype)
+
+
+def _bend(level: Tensor, rises: Float[Tensor, "B J 3"]) -> Tensor:
+    """A piecewise linear curve through (0, 0), (1, 1) and three points that moved; kept increasing by clamping."""
+    knots = torch.tensor([0.25, 0.5, 0.75], device=level.device) + rises.clamp(-0.24, 0.24)
+    knots = F.pad(knots.sort(-1).values, (1, 1))
+    knots[..., 4] = 1.0
+    slopes = (knots.diff(dim=-1) / 0.25)[..., None, None, None]  # B J 4 1 1 1
+    bent = level * slopes[:, :, 0]
+    for piece in range(1, 4):
+        bent += (level - 0.25 * piece).clamp_min_(0) * (slopes[:, :, piece] - slopes[:, :, piece - 1])
+    return bent
+
+
+def _lose_resolution(level: Tensor, draws: Draws) -> None:
+    """Average over thick slices along one axis, and interpolate between them again; in place."""
+    for row, column in zip(*np.nonzero(draws.blur > 1), strict=True):
+        maps, axis, factor = level[row, column], int(draws.blur_axis[row, column]), int(draws.blur[row, column])
+        along = maps.movedim(axis, -1).flatten(0, 1)[:, None]  # side*side 1 side
+        thick = F.avg_pool1d(along, factor, ceil_mode=True)
+        again = F.interpolate(thick, size=along.shape[-1], mode="linear", align_corners=False)
+        maps.copy_(again[:, 0].view(maps.movedim(axis, -1).shape).movedim(-1, axis))
+
+
+def _cut_slabs(image: Tensor, draws: Draws) -> None:
+    """Background beyond a plane, in place."""
+    for row in np.nonzero(draws.slab)[0]:
+        axis, far = divmod(int(draws.slab_end[row]), 2)
+        side = image.shape[2 + axis]
+        missing = int(side * draws.slab[row])
+        image[row].narrow(1 + axis, side - missing if far else 0, missing).fill_(BACKGROUND)
 
 
 def _noise_field(image: Tensor, draws: Draws) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import Batch
-from mindgap.data.augmentation import Augmentation, Draws, apply_intensities
+from mindgap.batch import BACKGROUND, Batch
+from mindgap.data.augmentation import Augmentation, Draws, apply_intensities, bend
 from mindgap.data.prepared import Box, decode
 from mindgap.data.store import Store
 from mindgap.errors import SettingError
@@ -191,8 +191,13 @@ class ResidentCases:
             if centre is not None:
                 offset = min(max(centre[axis] - start - crop // 2, 0), free)
             corner.append(start + offset)
-        end_corner = [min(c + crop, end) for c, (_, end) in zip(corner, box, strict=True)]
-        codes = self._window(index, corner, end_corner, [crop] * 3)
+        margin = crop // 4 if draws.warp[row] else 0  # what turns in from outside the crop
+        begin = [max(c - margin, start) for c, (start, _) in zip(corner, box, strict=True)]
+        end_corner = [min(c + crop + margin, end) for c, (_, end) in zip(corner, box, strict=True)]
+        codes = self._window(index, begin, end_corner, [crop + 2 * margin] * 3)
+        if margin:
+            outside = 0.0 if codes.dtype == torch.uint8 else BACKGROUND
+            codes = bend(codes, draws, row, crop=crop, outside=outside)
         axes = [axis + 1 for axis in range(3) if draws.flips[row, axis]]
         return codes.flip(axes) if axes else codes
 

@@ -77,7 +77,8 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
 
     Args:
         spec: A published name ("protokd"), a folder with one ``*train*.txt``, ``*val*.txt`` and
-            ``*test*.txt`` (one id per line), or fractions of train/validation/test such as "0.7/0.1/0.2".
+            ``*test*.txt`` (one id per line), or fractions of train/validation/test such as "0.7/0.1/0.2". With ":2/4"
+            behind it, fold 2 of a cross-validation with 4 folds over its training and validation cases.
         case_ids: The cases at hand.
         seed: Of the draw by fractions; lists ignore it.
 
@@ -90,6 +91,7 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
         >>> [len(part) for part in (split.train, split.validation, split.test)]
         [2, 1, 1]
     """
+    spec, fold = _fold_of(spec)
     if spec in PUBLISHED:
         split = published_split(spec)
     elif re.fullmatch(r"[\d.]+(/[\d.]+)*", spec.strip()):
@@ -103,6 +105,8 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
             "lists (.txt), or fractions such as 0.7/0.1/0.2."
         )
     restricted = split.restrict(case_ids)
+    if fold is not None:
+        return _fold(restricted, *fold)
     for part, ids in (("train", restricted.train), ("validation", restricted.validation)):
         if not ids:
             raise InputError(
@@ -112,6 +116,35 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
                 mend="check that the ids of the lists are the names of the cases, or draw: 0.7/0.1/0.2",
             )
     return restricted
+
+
+def _fold_of(spec: str) -> tuple[str, tuple[int, int] | None]:
+    """A split and which fold of it, from "protokd:2/4"; a folder may have a colon in its name."""
+    found = re.fullmatch(r"(.+):(\d+)/(\d+)", spec.strip())
+    if found is None:
+        return spec, None
+    number, count = int(found[2]), int(found[3])
+    if not 1 <= number <= count or count < 2:
+        raise SettingError(f"split {spec!r}: folds are counted from 1, such as {found[1]}:1/4 to {found[1]}:4/4.")
+    return found[1], (number, count)
+
+
+def _fold(split: Split, number: int, count: int) -> Split:
+    """Every ``count``-th of the sorted training and validation cases judges, the others train; none chooses.
+
+    The test cases of the split are in no part: whatever is chosen by cross-validation has not seen them.
+    """
+    cases = sorted((*split.train, *split.validation))
+    judged = tuple(cases[number - 1 :: count])
+    if not judged or len(cases) < 2:
+        raise InputError(
+            case=f"split {split.name}",
+            expected=f"at least {max(count, 2)} training and validation cases for {count} folds",
+            found=str(len(cases)),
+            mend="choose fewer folds",
+        )
+    train = tuple(case for case in cases if case not in judged)
+    return Split(f"{split.name}, fold {number} of {count}", train, (), judged)
 
 
 def published_split(name: str) -> Split:

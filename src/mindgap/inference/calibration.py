@@ -82,18 +82,79 @@ def calibrate(
     measured = _Measured()
     for view in segmented(predictor, chosen, cohort, wanted, progress=progress):
         _measure(measured, view)
-    if not measured.rows:
-        raise SettingError(f"no case has all sequences of any of {', '.join(map(format_subset, wanted))}.")
+    _look_at(measured, cohort, parts.get("train", ()), predictor)
+    return _conclude(measured, predictor, wanted, part=cases, level=level, review_below=review_below)
+
+
+def cross_calibrate(
+    shipped: Predictor,
+    members: Sequence[Predictor],
+    data: Path,
+    *,
+    level: float = 0.9,
+    review_below: float = 0.7,
+    labels: str | None = None,
+    progress: Progress = lambda done, total, case: None,
+) -> Confidence:
+    """Measure the networks of a cross-validation, each on its own test cases, and say it of what they make together.
+
+    Together they are a little better and less sure of themselves than each alone, so that what is said errs towards
+    caution; nothing else can be said without cases that none of them has seen.
+
+    Args:
+        shipped: What the result speaks of: the members, averaged.
+        members: Run folders of the folds, loaded; each knows its cases from its manifest.
+        data: Cohort with labels.
+        level: Of the volume intervals.
+        review_below: Expected Dice of WT below which a mask is to be looked at.
+        labels: Label convention, where the layout does not tell.
+        progress: Called after each subset of each case.
+
+    Raises:
+        SettingError: Two members judge the same case, or one learnt from what it judges.
+        InputError: A case has no reference, or cannot be read.
+    """
+    cohort, _ = discover_labelled(data, labels)
+    there = {files.case_id: files for files in cohort.cases}
+    parts = [read_json(member.folder / MANIFEST)["cases"] for member in members]
+    judged = [case for part in parts for case in part["test"]]
+    if len(set(judged)) < len(judged) or any({*p["test"]} & {*p["train"], *p["validation"]} for p in parts):
+        raise SettingError("these are no folds of one cross-validation: a case is judged twice, or by who learnt it.")
+    measured, done = _Measured(), 0
+    for member, part in zip(members, parts, strict=True):
+        chosen = [there[case] for case in part["test"] if case in there]
+        before = done
+
+        def said(some: int, _: int, case: str, before: int = before) -> None:
+            progress(before + some, len(judged) * len(shipped.subsets), case)
+
+        for view in segmented(member, chosen, cohort, shipped.subsets, progress=said):
+            _measure(measured, view)
+        done += len(chosen) * len(shipped.subsets)
+    return _conclude(
+        measured, shipped, shipped.subsets, part="cross-validation", level=level, review_below=review_below
+    )
+
+
+def _look_at(measured: _Measured, cohort: Cohort, case_ids: Sequence[str], predictor: Predictor) -> None:
+    """Note what training cases look like."""
     for files in cohort.cases:
-        if files.case_id in parts.get("train", ()):
+        if files.case_id in case_ids:
             case = files.load(tuple(s for s in predictor.card.sequences if s in files.images))
             measured.known[files.case_id] = {s: describe_image(volume) for s, volume in case.images.items()}
+
+
+def _conclude(
+    measured: _Measured, predictor: Predictor, wanted: Sequence[Subset], *, part: str, level: float, review_below: float
+) -> Confidence:
+    if not measured.rows:
+        raise SettingError(f"no case has all sequences of any of {', '.join(map(format_subset, wanted))}.")
     temperatures = _temperatures(measured)
     observed = tuple(_at_temperature(row, curve, temperatures) for row, curve in measured.rows)
     return Confidence(
         model_sha256=predictor.sha256,
         coverage=predictor.planned_coverage,
-        part=cases,
+        part=part,
         level=level,
         review_below=review_below,
         observed=observed,

@@ -23,6 +23,7 @@ from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.record import Reading, check_mask_place, find_in, warnings_about, write_mask
 from mindgap.inference.selection import answering
+from mindgap.inference.shipped import model_folder
 from mindgap.regions import find_convention
 from mindgap.sequences import Sequence, Subset
 
@@ -53,7 +54,7 @@ class Result:
 
 
 def load(
-    model: str | PathLike[str],
+    model: str | PathLike[str] | None = None,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -64,7 +65,8 @@ def load(
     """Load a network once, for many calls of :func:`segment`.
 
     Args:
-        model: Run folder or model folder of one network.
+        model: Run folder or model folder of one network, or the name of one that comes with mindgap; the one in the
+            box by default.
         device: auto, cpu or cuda.
         precision: auto, fp32, bf16 or int8.
         coverage: Half-overlapping tiles ("tiles"), the brain in one pass ("whole"), or "auto": the latter where an
@@ -75,12 +77,14 @@ def load(
     Raises:
         MindgapError: The folder holds no whole network.
     """
-    return Predictor.load(Path(model), device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+    return Predictor.load(
+        model_folder(model), device=device, precision=precision, coverage=coverage, engine=engine, tta=tta
+    )
 
 
 def segment(
     *,
-    model: str | PathLike[str] | Predictor,
+    model: str | PathLike[str] | Predictor | None = None,
     t1: Image | None = None,
     t2: Image | None = None,
     t1ce: Image | None = None,
@@ -96,8 +100,8 @@ def segment(
     use are not opened.
 
     Args:
-        model: Run folder, or model folder of one network or several; or what :func:`load` gave, which is not read
-            again.
+        model: Run folder, or model folder of one network or several; the name of a network that comes with mindgap; by
+            default the one in the box; or what :func:`load` gave, which is not read again.
         t1: T1, a .nii or .nii.gz file or a nibabel image.
         t2: T2.
         t1ce: Contrast-enhanced T1.
@@ -116,7 +120,7 @@ def segment(
 
     Example:
         >>> import mindgap
-        >>> network = mindgap.load("runs/flair")
+        >>> network = mindgap.load()  # the network in the box
         >>> found = mindgap.segment(flair="P1/P1_flair.nii.gz", model=network)
         >>> found.segmentation.ndim, sorted(found.volumes_ml)
         (3, ['ET', 'TC', 'WT'])
@@ -133,7 +137,7 @@ def segment(
     if isinstance(model, Predictor):
         predictor, known = model, read_confidence(model.folder, model.sha256)
     else:
-        folder, known = answering(Path(model), files.case_id, files.sequences)
+        folder, known = answering(model_folder(model), files.case_id, files.sequences)
         predictor = load(folder)
     found = find_in(predictor, _read(predictor, images, files, force=force), known)
     if place is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mindgap.methods.anysubset import AnySubsetRecipe
 from mindgap.methods.base import AbstractRecipe
+from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.dropout import DropoutRecipe, DynUNetRecipe
 from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.methods.pmkl import PmklRecipe
@@ -22,4 +23,5 @@ METHODS: dict[str, type[AbstractRecipe]] = {
     "dropout": DropoutRecipe,
     "anysubset": AnySubsetRecipe,
     "dynunet": DynUNetRecipe,
+    "compact": CompactRecipe,
 }

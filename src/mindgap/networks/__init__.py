@@ -19,7 +19,9 @@ from mindgap.networks.encoders import (
     SequenceEncoders,
     SharedEncoder,
 )
+from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.fused import FusedNetwork
+from mindgap.networks.fused_unet import FusedUNet
 from mindgap.networks.masked import MaskedNetwork
 from mindgap.networks.smunet import SmuPath
 from mindgap.networks.vnet import VNet
@@ -66,6 +68,16 @@ def build_fused(*, sequences: int, latent_channels: int = 4, width: int = 16) ->
     return FusedNetwork(encoders, VNet(2 * latent_channels, width=width), sequences=sequences)
 
 
+def build_fused_unet(*, sequences: int, latent_channels: int = 8, width: int = 8, each: bool = True) -> FusedUNet:
+    """Stems per sequence, fused at two resolutions, a residual U-Net with InstanceNorm."""
+    return FusedUNet(sequences, latent_channels=latent_channels, width=width, each=each)
+
+
+def build_ensemble(*, count: int, architecture: str, arguments: dict[str, Any]) -> Ensemble:
+    """``count`` networks of one kind, averaged."""
+    return Ensemble(build_network(architecture, arguments) for _ in range(count))
+
+
 def build_masked(*, sequences: int, width: int = 16, maps: bool = True) -> MaskedNetwork:
     """A VNet on filled sequences and, with ``maps``, what says which are present."""
     return MaskedNetwork(VNet(sequences * (2 if maps else 1), width=width), maps=maps)
@@ -87,6 +99,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "aligned": build_aligned,
     "smunet": build_smunet,
     "fused": build_fused,
+    "fused_unet": build_fused_unet,
+    "ensemble": build_ensemble,
     "masked": build_masked,
     "dynunet": build_dynunet,
 }

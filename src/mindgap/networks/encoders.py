@@ -188,12 +188,12 @@ class SequenceEncoders(nn.Module):
 
         Grouped ones are up to five times slower backward in bf16. Only the second in fp32 on a CPU is faster grouped.
         """
-        embedded = F.conv3d(image, _block_diagonal(self.embed.weight, self.sequences), padding=1)
+        embedded = F.conv3d(image, block_diagonal(self.embed.weight, self.sequences), padding=1)
         embedded = F.relu(self._normalise(embedded, slice(None)))
         if image.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             grouped: Tensor = self.latent(embedded)
             return grouped
-        return F.conv3d(embedded, _block_diagonal(self.latent.weight, self.sequences), padding=1)
+        return F.conv3d(embedded, block_diagonal(self.latent.weight, self.sequences), padding=1)
 
     def _encode_rows(self, image: Tensor, keep: Tensor, j: int) -> Tensor:
         """Run encoder ``j`` on the rows in ``keep`` with its share of the grouped weights; 0 elsewhere."""
@@ -232,7 +232,7 @@ def _normalised(norm: nn.Module, raw: Tensor, brains: Tensor, channels: int) -> 
     return norm(raw, brains).split(channels, dim=1), brains.split(1, dim=1)
 
 
-def _block_diagonal(weight: Tensor, groups: int) -> Tensor:
+def block_diagonal(weight: Tensor, groups: int) -> Tensor:
     """Weight of a dense convolution that does what a grouped one with ``weight`` (groups * out, in, ...) does."""
     given = weight.shape[1]
     spatial = (0,) * 6

@@ -55,15 +55,20 @@ class TrainedNetwork:
     sha256: str
 
 
-def save_network(folder: Path, network: nn.Module, card: ModelCard) -> None:
+def save_network(folder: Path, network: nn.Module, card: ModelCard, *, half: bool = False) -> None:
     """Write model.safetensors and, last, model.json (whose presence says that the model is whole).
+
+    With ``half`` weights are written in float16, which takes half the space; they are computed with in float32 again.
 
     Two files cannot be renamed at once. While the weights of a standing model are replaced its card speaks of both
     models, so that a kill at any moment leaves one of them whole.
     """
     # cloned: some networks (DynUNet) hold a layer under two names, and the format keeps no memory that is shared
     tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor)
+        .detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
     content = save(tensors)  # save_file would make it readable for its owner only

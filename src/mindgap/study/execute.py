@@ -53,7 +53,7 @@ def is_finished(run: Run, scale: Scale, place: Place) -> bool:
     """
     whole = is_whole(place.run(run.name), run, scale)
     if whole:
-        refuse_other_cohort(place.run(run.name), place)
+        refuse_other_cohort(place.run(run.name), place.store_of(run))
     return whole
 
 

@@ -32,6 +32,8 @@ class Run:
         k: Anchor sequence, where the anchor is k.
         backbone: Of a teacher.
         teacher: Name of the run that has to be done first.
+        fold: Of a cross-validation, counted from 1; None where the split of the study is used.
+        extra: More words of the command line.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Run:
     k: str | None = None
     backbone: str | None = None
     teacher: str | None = None
+    fold: int | None = None
+    extra: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -50,7 +54,7 @@ class Run:
         if self.method == "teacher":
             words += [("--anchor", str(self.anchor)), ("--backbone", str(self.backbone))]
             words += [("--k", self.k)] if self.k else []
-        return tuple(word for pair in words for word in pair)
+        return (*(word for pair in words for word in pair), *self.extra)
 
     @property
     def accepts_any_subset(self) -> bool:

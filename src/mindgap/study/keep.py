@@ -16,6 +16,8 @@ from mindgap.study.scale import Place, Scale
 
 ORDERS = "study.json"
 """What a run was told, in its folder."""
+DECIDED = "decided.csv"
+"""Dice of the cases a fold judges, with thresholds from the other folds, in its run folder."""
 CROSS = "cross.csv"
 """Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
 _FACTS = (
@@ -55,15 +57,15 @@ def is_whole(folder: Path, run: Run, scale: Scale) -> bool:
     return read_json(folder / MANIFEST).get("finished") is True and not read_json(folder / EVALUATION)["failed"]
 
 
-def refuse_other_cohort(folder: Path, place: Place) -> None:
+def refuse_other_cohort(folder: Path, store: Path) -> None:
     """Refuse scores that were measured on other cases than those of the study's store.
 
     Raises:
         SettingError: The split of the run is another.
     """
-    if not (place.store / INDEX).is_file() or not (folder / MANIFEST).is_file():
+    if not (store / INDEX).is_file() or not (folder / MANIFEST).is_file():
         return
-    known, wanted = (read_json(path)["split"] for path in (folder / MANIFEST, place.store / INDEX))
+    known, wanted = (read_json(path)["split"] for path in (folder / MANIFEST, store / INDEX))
     if known["sha256"] != wanted["sha256"]:
         raise SettingError(
             f"{folder} was trained and scored on another cohort or split ({known['name']}) than that of this study "
@@ -79,7 +81,7 @@ def is_kept(run: Run, scale: Scale, place: Place) -> bool:
     """
     kept = place.keep is not None and is_whole(place.kept(run.name), run, scale)
     if kept:
-        refuse_other_cohort(place.kept(run.name), place)
+        refuse_other_cohort(place.kept(run.name), place.store_of(run))
     return kept
 
 
@@ -97,7 +99,7 @@ def keep_runs(runs: Sequence[Run], scale: Scale, place: Place) -> None:
         source, target = place.run(run.name), place.kept(run.name)
         if not is_whole(source, run, scale):
             continue
-        names = [CROSS] if is_kept(run, scale, place) else [SCORES, VALIDATIONS, CROSS]
+        names = [CROSS, DECIDED] if is_kept(run, scale, place) else [SCORES, VALIDATIONS, CROSS, DECIDED]
         for name in names:
             if (source / name).is_file() and not (target / name).is_file():
                 with write_aside(target / name) as aside:

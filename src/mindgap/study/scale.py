@@ -21,10 +21,11 @@ class Scale:
         name: paper, mini or phantom.
         spacing_mm: Of the prepared cohort; None keeps the grid of the cases.
         flags: Flags of every training.
-        steps: Steps by method; "" for all others.
+        steps: Steps by name of a run or by method; "" for all others.
         seconds_per_step: Measured by method on two cores with native bf16 (``mindgap study --dry-run`` prints estimates
             from it); "" for all others.
         overhead_s: Start, validation and scoring of a run on the same machine.
+        score_flags: Flags of every scoring.
     """
 
     name: str
@@ -33,10 +34,11 @@ class Scale:
     steps: Mapping[str, int]
     seconds_per_step: Mapping[str, float] = field(default_factory=dict)
     overhead_s: float = 60.0
+    score_flags: tuple[str, ...] = ()
 
     def steps_of(self, run: Run) -> int:
         """Optimiser steps of a run."""
-        return self.steps.get(run.method, self.steps[""])
+        return self.steps.get(run.name, self.steps.get(run.method, self.steps[""]))
 
     def seconds_of(self, run: Run) -> float:
         """Estimated duration of a run on two cores with native bf16."""
@@ -72,6 +74,10 @@ class Place:
     store: Path
     device: str = "auto"
     keep: Path | None = None
+
+    def store_of(self, run: Run) -> Path:
+        """The prepared cohort a run learns from: the study's, or that of its fold."""
+        return self.store if run.fold is None else self.out / "folds" / str(run.fold)
 
     def run(self, name: str) -> Path:
         """Folder of a run."""
@@ -113,8 +119,8 @@ def commands_of(run: Run, scale: Scale, place: Place) -> tuple[tuple[str, ...], 
     """The command lines of a run: train, then score."""
     folder = place.run(run.name)
     train = ["train", run.method, *scale.flags, "--steps", str(scale.steps_of(run)), *run.flags]
-    train += ["--data", str(place.store), "--out", str(folder), "--device", place.device, "--resume"]
+    train += ["--data", str(place.store_of(run)), "--out", str(folder), "--device", place.device, "--resume"]
     if run.teacher:
         train += ["--teacher", str(place.run(run.teacher))]
     score = ["evaluate", str(place.data), "--model", str(folder), "--name", run.name, "--device", place.device]
-    return tuple(train), tuple(score)
+    return tuple(train), (*score, *scale.score_flags)

@@ -1,0 +1,143 @@
+"""The network in the box from two folds of six tiny phantoms: trained, decided, put together, calibrated."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from mindgap.api import evaluate, silent, train
+from mindgap.data.cohort import case_from_folder
+from mindgap.data.store import open_store
+from mindgap.errors import SettingError
+from mindgap.evaluation.scores import read_scores
+from mindgap.experiment import PRESETS
+from mindgap.inference.confidence import read_confidence
+from mindgap.inference.decision import read_decision
+from mindgap.inference.predictor import Predictor
+from mindgap.methods.compact import CompactRecipe
+from mindgap.networks.weights import WEIGHTS, load_network
+from mindgap.sequences import SUBSETS, parse_subset
+from mindgap.study.box import (
+    BOX,
+    TRIALS,
+    Trial,
+    build_box,
+    choose_trials,
+    compare,
+    decide,
+    prepare_folds,
+    scale_of,
+    trials_markdown,
+)
+from mindgap.training.loop import Schedule
+
+TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
+
+
+@pytest.fixture(scope="module")
+def made(place, tmp_path_factory):
+    """A box from two trainings of three steps, in this process."""
+    torch.set_num_threads(1)
+    out, split = tmp_path_factory.mktemp("box"), str(place.data / "splits")
+    study = prepare_folds(out, place.data, [TINY], split=split, device="cpu", stage=lambda name: silent, folds=2)
+    for run in TINY.runs:
+        settings = dataclasses.replace(
+            PRESETS["box"](study.store_of(run), CompactRecipe()),
+            schedule=Schedule(steps=3, batch=2, crop=16),
+            width=2,
+            latent_channels=2,
+            device="cpu",
+        )
+        train(settings, study.run(run.name))
+    decision = decide(study, TINY, progress=silent)
+    return study, decision, build_box(study, TINY, decision, split=split, progress=silent)
+
+
+def test_folds_judge_every_teaching_case_once_and_no_test_case(made, place):
+    study, _, _ = made
+    judged = [case for run in TINY.runs for case in open_store(study.store_of(run)).part("test")]
+    lists = [(place.data / "splits" / f"{part}.txt").read_text().split() for part in ("train", "val", "test")]
+    assert sorted(judged) == sorted(lists[0] + lists[1])
+    assert not set(judged) & set(lists[2])
+
+
+def test_a_fold_is_scored_with_what_the_other_folds_gave(made):
+    study, decision, _ = made
+    total = sum(len(open_store(study.store_of(run)).part("test")) for run in TINY.runs)
+    assert decision.cases == total == 3
+    for run in TINY.runs:
+        own = read_decision(study.run(run.name), load_network(study.run(run.name)).sha256)
+        cases = set(open_store(study.store_of(run)).part("test"))
+        assert own.cases == total - len(cases)
+        rows = read_scores(study.run(run.name) / "decided.csv")
+        assert {row.case for row in rows} == cases
+        assert len(rows) == len(cases) * len(SUBSETS) * 3
+
+
+def test_the_box_is_the_mean_of_its_members_in_half_the_space(made, place):
+    study, decision, box = made
+    members = [study.run(run.name) for run in TINY.runs]
+    assert (box / WEIGHTS).stat().st_size < 0.65 * sum((path / WEIGHTS).stat().st_size for path in members)
+    case = case_from_folder(sorted(place.data.glob("HGG/*"))[0], label=False).load(parse_subset("T2+FLAIR"))
+    found = Predictor.load(box, device="cpu", precision="fp32", coverage="whole").segment(case)
+    each = [Predictor.load(path, device="cpu", precision="fp32", coverage="whole").segment(case) for path in members]
+    mean = torch.stack([one.maps for one in each]).mean(0)
+    assert torch.allclose(found.maps, mean, atol=3e-3)
+    expected = decision.classes(found.maps, found.subset)
+    assert found.placement.native_shape == tuple(found.target.shape)
+    assert bool(expected.any()) == bool(found.target.any())
+
+
+def test_what_is_said_of_it_comes_from_cases_its_members_had_not_seen(made):
+    _, decision, box = made
+    sha256 = load_network(box).sha256
+    known = read_confidence(box, sha256)
+    assert known.part == "cross-validation"
+    assert known.coverage == "whole"
+    assert len({row.case for row in known.observed}) == 3
+    assert len(known.observed) == 3 * len(SUBSETS) * 3
+    assert read_decision(box, sha256) == decision
+
+
+def test_its_test_cases_can_be_scored_like_those_of_a_run(made, place):
+    _, _, box = made
+    rows, failed = evaluate(box, place.data, subsets=[parse_subset("FLAIR")], device="cpu", coverage="whole")
+    assert not failed
+    assert {row.model for row in rows} == {BOX, "threshold"}
+    assert {row.case for row in rows} == set((place.data / "splits" / "test.txt").read_text().split())
+
+
+def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatch):
+    study, _, _ = made
+    other = dataclasses.replace(TINY, name="other", against=BOX)
+    for run, copy in zip(TINY.runs, other.runs, strict=True):
+        text = (study.run(run.name) / "decided.csv").read_text().replace(run.name, copy.name)
+        folder = study.run(copy.name)
+        folder.mkdir(exist_ok=True)
+        (folder / "decided.csv").write_text(text)
+    monkeypatch.setattr("mindgap.study.box.TRIALS", {BOX: TINY, "other": other})
+    rows = compare(study)
+    assert [row.trial.name for row in rows] == [BOX, "other"]
+    assert rows[0].difference == {}
+    assert rows[1].difference["mean"].mean == pytest.approx(0.0)
+    assert rows[1].cases == 3
+    text = trials_markdown(rows)
+    assert "| other | two folds | 3 | 3 |" in text
+    assert "+0.0 [+0.0, +0.0]" in text
+
+
+def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
+    assert [trial.name for trial in choose_trials(())] == [BOX, "dynunet"]
+    with pytest.raises(SettingError, match="there is no trial 'nothing'"):
+        choose_trials(["nothing"])
+    assert len({run.name for trial in TRIALS.values() for run in trial.runs}) == sum(
+        len(trial.folds) for trial in TRIALS.values()
+    )
+    for trial in TRIALS.values():
+        assert trial.against is None or trial.against in TRIALS
+        if trial.against is not None:
+            assert set(trial.folds) & set(TRIALS[trial.against].folds)
+    scale = scale_of(list(TRIALS.values()))
+    assert scale.steps_of(TRIALS["base"].runs[0]) == 800
+    assert Path(scale.flags[1]).name == "box"
