@@ -15,6 +15,7 @@ from mindgap.experiment import PRESETS
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.decision import read_decision
 from mindgap.inference.predictor import Predictor
+from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe
 from mindgap.networks.weights import WEIGHTS, load_network
 from mindgap.sequences import SUBSETS, parse_subset
@@ -28,8 +29,10 @@ from mindgap.study.box import (
     decide,
     prepare_folds,
     scale_of,
+    subsets_markdown,
     trials_markdown,
 )
+from mindgap.study.card import write_card
 from mindgap.training.loop import Schedule
 
 TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
@@ -106,6 +109,18 @@ def test_its_test_cases_can_be_scored_like_those_of_a_run(made, place):
     assert not failed
     assert {row.model for row in rows} == {BOX, "threshold"}
     assert {row.case for row in rows} == set((place.data / "splits" / "test.txt").read_text().split())
+    table = subsets_markdown(rows).splitlines()
+    assert len(table) == 3, "one subset, and no mean of fifteen"
+    assert table[2].startswith("| FLAIR | 3 | ")
+    assert "not run" not in table[2]
+
+
+def test_its_card_names_it(made):
+    study, _, box = made
+    text = write_card(describe(box), study.out).read_text()
+    assert load_network(box).sha256 in text
+    assert "2 networks of" in text
+    assert "3 cases of" in text
 
 
 def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatch):

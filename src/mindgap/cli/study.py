@@ -124,23 +124,16 @@ def run_box(settings: Study) -> int:
         SettingError: Another preset, no data, or a setting that says nothing to the box is named.
     """
     from mindgap.errors import SettingError
-    from mindgap.files import write_text
-    from mindgap.study.box import (
-        BOX,
-        build_box,
-        choose_trials,
-        compare,
-        decide,
-        prepare_folds,
-        scale_of,
-        trials_markdown,
-    )
+    from mindgap.study.box import BOX, build_box, choose_trials, decide, is_here, prepare_folds, scale_of
     from mindgap.study.execute import run_here
     from mindgap.study.keep import keep_runs
-    from mindgap.study.scale import jobs_at_once
+    from mindgap.study.scale import Place, jobs_at_once
 
     if settings.presets != ("box",) or settings.anchors or settings.subsets or settings.slurm or settings.seeds != 1:
         raise SettingError("the study box stands alone, and takes no --anchors, --subsets, --seeds or --slurm.")
+    if settings.tables_only:
+        write_box_tables(Place(settings.out, settings.out, settings.out / "folds", keep=settings.keep))
+        return 0
     if settings.data is None:
         raise SettingError("the study box needs a cohort with labels: name it with --data.")
     trials = choose_trials(tuple(filter(None, settings.methods.split(","))))
@@ -152,20 +145,37 @@ def run_box(settings: Study) -> int:
     split = "protokd" if settings.split == "auto" else settings.split
     place = prepare_folds(settings.out, settings.data, trials, split=split, device=settings.device, stage=ProgressLine)
     place = replace(place, keep=settings.keep)
-    failed: dict[str, str] = {}
-    if not settings.tables_only:
-        failed = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say).failed
-        for trial in (trial for trial in trials if not any(run.name in failed for run in trial.runs)):
-            decision = decide(place, trial, progress=ProgressLine(f"deciding {trial.name}"))
-            if trial.name == BOX:
-                say(f"written: {build_box(place, trial, decision, split=split, progress=ProgressLine('calibrating'))}")
+    failed = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say).failed
+    for trial in trials:
+        if any(run.name in failed for run in trial.runs) or not all(is_here(place, run) for run in trial.runs):
+            continue  # its scores may be kept from another machine; its networks are not
+        decision = decide(place, trial, progress=ProgressLine(f"deciding {trial.name}"))
+        if trial.name == BOX:
+            say(f"written: {build_box(place, trial, decision, split=split, progress=ProgressLine('calibrating'))}")
     keep_runs(runs, scale, place)
-    text = trials_markdown(compare(place))
-    say(text)
-    write_text((settings.keep or settings.out) / "tables" / "box.md", text)
+    write_box_tables(place)
     for name, reason in failed.items():
         say(f"failed: {name}: {reason} (log: {place.run(name) / 'study.log'})")
     return 1 if failed else 0
+
+
+def write_box_tables(place: Place) -> None:
+    """Write what was tried, one table for every ``scores-NAME.csv`` that `mindgap evaluate -o` wrote, and the card."""
+    from mindgap.evaluation.scores import read_scores
+    from mindgap.files import write_text
+    from mindgap.inference.shipped import describe
+    from mindgap.networks.weights import WEIGHTS
+    from mindgap.study.box import BOX, compare, subsets_markdown, trials_markdown
+    from mindgap.study.card import write_card
+
+    kept = place.keep or place.out
+    text = trials_markdown(compare(place))
+    say(text)
+    write_text(kept / "tables" / "box.md", text)
+    for path in sorted(kept.glob("scores-*.csv")):
+        write_text(kept / "tables" / f"{path.stem.removeprefix('scores-')}.md", subsets_markdown(read_scores(path)))
+    if (place.out / BOX / WEIGHTS).is_file():
+        say(f"written: {write_card(describe(place.out / BOX), kept)}")
 
 
 def write_tables(presets: Sequence[str], place: Place, choice: Choice) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mindgap.errors import SettingError
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.inference.confidence import Confidence, read_confidence
+from mindgap.networks import build_network
 from mindgap.networks.weights import WEIGHTS, ModelCard, read_card
 from mindgap.regions import REGIONS
 from mindgap.sequences import format_subset
@@ -48,6 +49,11 @@ class Shipped:
         return {name: bootstrap_mean(table.get(name, {})) for name in ("mean", *map(str, REGIONS))}
 
     @property
+    def parameters(self) -> int:
+        """Numbers that were trained."""
+        return sum(p.numel() for p in build_network(self.card.architecture, self.card.arguments).parameters())
+
+    @property
     def complete(self) -> str:
         """The subset of all its sequences."""
         return format_subset(self.card.sequences)
@@ -55,14 +61,19 @@ class Shipped:
 
 def shipped() -> dict[str, Shipped]:
     """The networks of this installation by name."""
-    found = {}
-    for folder in sorted(path for path in _root().iterdir() if (path / WEIGHTS).is_file()):
-        card, sha256 = read_card(folder)
-        known = read_confidence(folder, sha256)
-        text = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
-        size = (folder / WEIGHTS).stat().st_size
-        found[folder.name] = Shipped(folder.name, folder, card, sha256, size, known, text)
-    return found
+    return {path.name: describe(path) for path in sorted(_root().iterdir()) if (path / WEIGHTS).is_file()}
+
+
+def describe(folder: Path) -> Shipped:
+    """What lies in a model folder.
+
+    Raises:
+        MindgapError: It holds no network, or what is known is of another one.
+    """
+    card, sha256 = read_card(folder)
+    text = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    size = (folder / WEIGHTS).stat().st_size
+    return Shipped(folder.name, folder, card, sha256, size, read_confidence(folder, sha256), text)
 
 
 def model_folder(model: str | PathLike[str] | None) -> Path:

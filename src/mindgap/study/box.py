@@ -25,7 +25,7 @@ from mindgap.data.store import INDEX, open_store
 from mindgap.errors import SettingError
 from mindgap.evaluation.scores import Score, read_scores, values_of, write_scores
 from mindgap.evaluation.statistics import Interval, bootstrap_mean, paired_difference
-from mindgap.evaluation.summary import ALL_SUBSETS, average_subsets, mean_dice_of_cases
+from mindgap.evaluation.summary import ALL_SUBSETS, BASELINE, average_subsets, mean_dice_of_cases
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.files import write_json
 from mindgap.inference.calibration import cross_calibrate
@@ -37,7 +37,7 @@ from mindgap.inference.tiling import predict_whole
 from mindgap.networks import build_network
 from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import load_network, save_network
+from mindgap.networks.weights import WEIGHTS, load_network, save_network
 from mindgap.processor import cpu_count
 from mindgap.regions import REGIONS, Region, region_mask
 from mindgap.runfiles import MANIFEST, THRESHOLDS
@@ -188,6 +188,11 @@ def prepare_folds(
         prepare(data, store, Preparation(spacing_mm=SPACING_MM), split=f"{split}:{fold}/{folds}", workers=cpu_count(),
                 progress=said)  # fmt: skip
     return place
+
+
+def is_here(place: Place, run: Run) -> bool:
+    """Whether the network of a run lies on this machine."""
+    return (place.run(run.name) / WEIGHTS).is_file()
 
 
 def decide(place: Place, trial: Trial, *, progress: Progress) -> Decision:
@@ -371,6 +376,32 @@ def trials_markdown(rows: Sequence[TrialRow]) -> str:
                  row.trial.against if row.difference else "", " / ".join(parts), mean]  # fmt: skip
         lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def subsets_markdown(scores: Sequence[Score]) -> str:
+    """Dice of every subset and of their mean in percent, with 95 % bootstrap intervals, beside the best threshold.
+
+    Args:
+        scores: Of one network and of the baseline, as ``mindgap evaluate`` writes them.
+    """
+    model = next(row.model for row in scores if row.model != BASELINE)
+    rows = [*scores, *average_subsets(scores)]
+    lines = [
+        f"| sequences | n | {' | '.join(map(str, REGIONS))} | best threshold {' / '.join(map(str, REGIONS))} |",
+        f"|---|---|{'---|' * len(REGIONS)}---|",
+    ]
+    for subset in (*map(format_subset, SUBSETS), ALL_SUBSETS):
+        values = [values_of(rows, model=model, subset=subset, region=str(region)) for region in REGIONS]
+        if values[0]:
+            means = [bootstrap_mean(column) for column in values]
+            base = [bootstrap_mean(values_of(rows, model=BASELINE, subset=subset, region=str(r))) for r in REGIONS]
+            beside = " / ".join(_percent(b) for b in base) if base[0].n else "not run"
+            lines.append(f"| {' | '.join([subset, str(means[0].n), *map(_bracketed, means), beside])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _bracketed(value: Interval) -> str:
+    return f"{_percent(value)} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 def _percent(value: Interval) -> str:

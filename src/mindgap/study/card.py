@@ -1,0 +1,71 @@
+"""The model card of the network in the box, from its files and from the tables of its scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mindgap.evaluation.scores import read_scores
+from mindgap.files import write_text
+from mindgap.inference.shipped import CARD, Shipped
+from mindgap.study.box import subsets_markdown
+
+_TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
+
+**Research use only. Not a medical device.** No output may guide the care of a patient.
+
+- **Intended use**: research on glioma before treatment: segmenting WT, TC and ET of adults from whatever sequences
+  there are, skull-stripped and co-registered (or `--raw`), one patient or a cohort. Not meant: after surgery, children,
+  metastases, other diseases, any use on patients.
+- **What it is**: {members} networks of {parameters:,} parameters each (`{architecture}`), the members of a
+  cross-validation, averaged; {spacing:g} mm grid; one pass over the brain; thresholds by subset and region
+  (`decision.json`).
+- **Data**: {cases} cases of BraTS 2018 (training and validation cases of the ProtoKD split), used under its terms for
+  research (https://www.med.upenn.edu/cbica/brats2018; Menze et al., IEEE TMI 2015; Bakas et al., Scientific Data 2017).
+  The package holds weights, scores and summary features of these cases, no images. The nine test cases of the split
+  taught nothing and chose nothing.
+- **Reliability**: expected Dice, calibration and `mindgap advise` come from predictions for the {cases} cases by the
+  member that had not seen them. The average of the members is a little better than that, and less sure of itself.
+- **Weights**: {megabytes:.1f} MB, float16, sha256 {sha256}
+- **Made by** `mindgap study box` (docs/model.md: recipe, what was tried, comparisons).
+
+## Known failures
+
+- **T1 alone, and T1 with little else**: much of the oedema is missed, and healthy tissue taken for tumour.
+- **T2 or FLAIR without T1ce**: where the tumour enhances is a guess from its place within the lesion; volumes of ET are
+  not to be used.
+- **T1ce alone**: oedema is drawn around the core by habit.
+- **Tumours that do not enhance** (low grade), of which it has seen few: core and ET are overdrawn.
+- **Other scanners, sites and protocols**: {cases} patients of a few centres are not the world. The warning about images
+  unlike the known ones sees brightness and size only.
+- **Small lesions** of less than about 1 mL vanish on the {spacing:g} mm grid.
+"""
+
+
+def write_card(network: Shipped, kept: Path) -> Path:
+    """Write card.md into a model folder.
+
+    Args:
+        network: What it is about.
+        kept: Folder with ``scores-test.csv`` and ``scores-phantoms.csv``, as far as they are there.
+    """
+    assert network.confidence is not None
+    arguments = network.card.arguments
+    text = _TEXT.format(
+        name=network.name,
+        members=arguments["count"],
+        architecture=arguments["architecture"],
+        parameters=network.parameters // arguments["count"],
+        spacing=network.card.preparation["spacing_mm"],
+        cases=len({row.case for row in network.confidence.observed}),
+        megabytes=network.bytes / 1e6,
+        sha256=network.sha256,
+    )
+    titles = {
+        "test": "Nine real cases no member has seen (Dice in percent, native grid, 95 % intervals over cases)",
+        "phantoms": "Synthetic patients, which taught nothing either",
+    }
+    for name, title in titles.items():
+        if (kept / f"scores-{name}.csv").is_file():
+            text += f"\n## {title}\n\n{subsets_markdown(read_scores(kept / f'scores-{name}.csv'))}"
+    write_text(network.folder / CARD, text)
+    return network.folder / CARD

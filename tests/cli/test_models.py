@@ -1,0 +1,71 @@
+"""A mask without naming a model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import mindgap
+from mindgap.cli import main
+from mindgap.files import read_json
+from mindgap.inference.shipped import DEFAULT, shipped
+
+
+def _flair(journey) -> Path:
+    return sorted(journey.cohort.rglob("*flair.nii.gz"))[0]
+
+
+def test_segment_takes_the_box_and_says_so(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "seg.nii.gz"
+    assert main(["segment", "--flair", str(_flair(journey)), "-o", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "the network in the box" in said
+    assert "expected Dice" in said
+    assert nib.load(out).shape == nib.load(_flair(journey)).shape
+    assert (np.asarray(nib.load(out).dataobj) > 0).any()
+    assert read_json(tmp_path / "seg.manifest.json")["model"]["sha256"] == shipped()[DEFAULT].sha256
+
+
+def test_a_cohort_takes_the_box(journey, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for folder in sorted(path.parent for path in journey.cohort.rglob("*flair.nii.gz"))[:2]:
+        (few / folder.name).symlink_to(folder)
+    assert main(["segment", str(few), "-o", str(tmp_path / "masks"), "--device", "cpu"]) == 0
+    assert len(list((tmp_path / "masks").glob("*/*_seg.nii.gz"))) == 2
+
+
+def test_from_python_without_a_model(journey) -> None:
+    found = mindgap.segment(flair=_flair(journey), model=mindgap.load(device="cpu"))
+    assert found.confidence is not None
+    assert found.confidence.n == 28
+    assert found.segmentation.shape == nib.load(_flair(journey)).shape
+
+
+def test_advice_without_a_model(journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    (folder / "patient_flair.nii.gz").symlink_to(_flair(journey))
+    assert main(["advise", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert all(sequence in said for sequence in ("T1ce", "T2", "T1"))
+
+
+def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str], fails: Callable[[list[str]], str]) -> None:
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out
+    assert "box (default)" in listed
+    assert shipped()[DEFAULT].sha256[:12] in listed
+    assert main(["models", DEFAULT]) == 0
+    card = capsys.readouterr().out
+    assert "Research use only" in card
+    assert "T1+T2+T1ce" in card
+    assert "there is no network 'none'" in fails(["models", "none"])
+
+
+def test_a_name_that_is_no_network_is_refused(journey, fails: Callable[[list[str]], str]) -> None:
+    line = fails(["segment", "--flair", str(_flair(journey)), "--model", "bx", "-o", "x.nii.gz"])
+    assert "neither the folder" in line
+    assert "box" in line
