@@ -138,3 +138,17 @@ def test_a_test_cohort_is_held_against_the_estimates(runs, journey, tmp_path, ca
     assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
     assert "Reliability curves of run" in (tmp_path / "page.html").read_text()
     assert len((tmp_path / "held" / "confidence-test.csv").read_text().splitlines()) == 1 + 3 * 6
+
+
+def test_what_is_known_can_be_held_against_others_without_being_changed(runs, journey, tmp_path, fails):
+    known = (runs[0] / "confidence.json").read_bytes()
+    words = ["calibrate", str(runs[0]), "--cases", "none", *QUICK]
+    assert main([*words, "--test", str(journey.cohort), "-o", str(tmp_path)]) == 0
+    assert (runs[0] / "confidence.json").read_bytes() == known
+    with (tmp_path / "confidence-test.csv").open() as handle:
+        cases = {row["case"] for row in csv.DictReader(handle)}
+    assert len(cases) == 6, "all but the one it was calibrated on"
+    assert "--out" in fails([*words, "--test", str(journey.cohort)])
+    assert "was not calibrated" in fails(
+        ["calibrate", str(journey.flair), "--cases", "none", "--test", str(journey.cohort), "-o", str(tmp_path)]
+    )

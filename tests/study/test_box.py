@@ -13,7 +13,7 @@ from mindgap.errors import SettingError
 from mindgap.evaluation.scores import read_scores
 from mindgap.experiment import PRESETS
 from mindgap.inference.confidence import read_confidence
-from mindgap.inference.decision import read_decision
+from mindgap.inference.decision import highest_expected_dice
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe
@@ -26,9 +26,9 @@ from mindgap.study.box import (
     build_box,
     choose_trials,
     compare,
-    decide,
     prepare_folds,
     scale_of,
+    score_folds,
     subsets_markdown,
     trials_markdown,
 )
@@ -53,58 +53,56 @@ def made(place, tmp_path_factory):
             device="cpu",
         )
         train(settings, study.run(run.name))
-    decision = decide(study, TINY, progress=silent)
-    return study, decision, build_box(study, TINY, decision, split=split, progress=silent)
+    score_folds(study, TINY, progress=silent)
+    return study, build_box(study, TINY, split=split, progress=silent)
 
 
 def test_folds_judge_every_teaching_case_once_and_no_test_case(made, place):
-    study, _, _ = made
+    study, _ = made
     judged = [case for run in TINY.runs for case in open_store(study.store_of(run)).part("test")]
     lists = [(place.data / "splits" / f"{part}.txt").read_text().split() for part in ("train", "val", "test")]
     assert sorted(judged) == sorted(lists[0] + lists[1])
     assert not set(judged) & set(lists[2])
 
 
-def test_a_fold_is_scored_with_what_the_other_folds_gave(made):
-    study, decision, _ = made
-    total = sum(len(open_store(study.store_of(run)).part("test")) for run in TINY.runs)
-    assert decision.cases == total == 3
+def test_every_case_is_scored_once_by_both_rules(made):
+    study, _ = made
     for run in TINY.runs:
-        own = read_decision(study.run(run.name), load_network(study.run(run.name)).sha256)
-        cases = set(open_store(study.store_of(run)).part("test"))
-        assert own.cases == total - len(cases)
         rows = read_scores(study.run(run.name) / "decided.csv")
+        cases = set(open_store(study.store_of(run)).part("test"))
         assert {row.case for row in rows} == cases
-        assert len(rows) == len(cases) * len(SUBSETS) * 3
+        assert len(rows) == 2 * len(cases) * len(SUBSETS) * 3
+        assert {row.model for row in rows} == {run.name, f"{run.name} (most probable class)"}
+        by_rule = [{row.dice for row in rows if row.model == model} for model in {row.model for row in rows}]
+        assert by_rule[0] != by_rule[1]
 
 
 def test_the_box_is_the_mean_of_its_members_in_half_the_space(made, place):
-    study, decision, box = made
+    study, box = made
     members = [study.run(run.name) for run in TINY.runs]
     assert (box / WEIGHTS).stat().st_size < 0.65 * sum((path / WEIGHTS).stat().st_size for path in members)
     case = case_from_folder(sorted(place.data.glob("HGG/*"))[0], label=False).load(parse_subset("T2+FLAIR"))
-    found = Predictor.load(box, device="cpu", precision="fp32", coverage="whole").segment(case)
+    predictor = Predictor.load(box, device="cpu", precision="fp32", coverage="whole")
+    found = predictor.segment(case)
     each = [Predictor.load(path, device="cpu", precision="fp32", coverage="whole").segment(case) for path in members]
-    mean = torch.stack([one.maps for one in each]).mean(0)
-    assert torch.allclose(found.maps, mean, atol=3e-3)
-    expected = decision.classes(found.maps, found.subset)
-    assert found.placement.native_shape == tuple(found.target.shape)
-    assert bool(expected.any()) == bool(found.target.any())
+    assert torch.allclose(found.maps, torch.stack([one.maps for one in each]).mean(0), atol=3e-3)
+    assert predictor.decision == "expected_dice"
+    expected = highest_expected_dice(torch.from_numpy(found.probabilities)).numpy()
+    assert (found.target == expected).all()
 
 
 def test_what_is_said_of_it_comes_from_cases_its_members_had_not_seen(made):
-    _, decision, box = made
+    _, box = made
     sha256 = load_network(box).sha256
     known = read_confidence(box, sha256)
     assert known.part == "cross-validation"
     assert known.coverage == "whole"
     assert len({row.case for row in known.observed}) == 3
     assert len(known.observed) == 3 * len(SUBSETS) * 3
-    assert read_decision(box, sha256) == decision
 
 
 def test_its_test_cases_can_be_scored_like_those_of_a_run(made, place):
-    _, _, box = made
+    _, box = made
     rows, failed = evaluate(box, place.data, subsets=[parse_subset("FLAIR")], device="cpu", coverage="whole")
     assert not failed
     assert {row.model for row in rows} == {BOX, "threshold"}
@@ -116,7 +114,7 @@ def test_its_test_cases_can_be_scored_like_those_of_a_run(made, place):
 
 
 def test_its_card_names_it(made):
-    study, _, box = made
+    study, box = made
     text = write_card(describe(box), study.out).read_text()
     assert load_network(box).sha256 in text
     assert "2 networks of" in text
@@ -124,7 +122,7 @@ def test_its_card_names_it(made):
 
 
 def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatch):
-    study, _, _ = made
+    study, _ = made
     other = dataclasses.replace(TINY, name="other", against=BOX)
     for run, copy in zip(TINY.runs, other.runs, strict=True):
         text = (study.run(run.name) / "decided.csv").read_text().replace(run.name, copy.name)

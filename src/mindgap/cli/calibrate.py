@@ -28,10 +28,10 @@ class Calibrate:
     probabilities, how expected Dice relates to reached Dice, how far volumes were off, and what the cases look like.
 
     Attributes:
-        model: Run folder.
+        model: Run folder; with --cases none also a network that comes with mindgap, such as box.
         data: Cohort with labels, or the store that was made from it; by default the run's own.
         cases: validation (those of the run), all (every case of DATA that is neither a training nor a test case of the
-            run), or names joined by commas.
+            run), names joined by commas, or none: what is known stays as it is, and is only held against --test.
         subsets: What to measure, such as T1+T2,FLAIR; all are the fifteen. By default all the network takes.
         level: Probability of the volume intervals; n cases reach n/(n+1) at most.
         review_below: Expected Dice of WT below which a mask is flagged.
@@ -67,6 +67,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.inference.calibration import calibrate
     from mindgap.inference.confidence import write_confidence
     from mindgap.inference.predictor import Predictor
+    from mindgap.inference.shipped import model_folder
     from mindgap.processor import keep_freed_memory
     from mindgap.runfiles import CONFIDENCE
     from mindgap.sequences import parse_subsets
@@ -74,8 +75,14 @@ def run(words: Sequence[str]) -> int:
     if settings.out is not None and settings.test is None:
         raise SettingError("--out is where the table of --test goes: name a test cohort too, or leave it out.")
     keep_freed_memory()
+    if settings.cases == "none":
+        if settings.test is None or settings.out is None:
+            raise SettingError("--cases none writes nothing beside the weights: name a cohort with --test, and --out.")
+        folder = model_folder(settings.model)
+    else:
+        folder = settings.model
     predictor = Predictor.load(
-        settings.model,
+        folder,
         device=settings.device,
         precision=settings.precision,
         coverage=settings.coverage,
@@ -84,26 +91,45 @@ def run(words: Sequence[str]) -> int:
     trial = (
         None if settings.test is None else discover_labelled(settings.test, settings.labels)[0]
     )  # refused before the work
-    confidence = calibrate(
-        predictor,
-        settings.data,
-        cases=settings.cases,
-        subsets=None if settings.subsets is None else parse_subsets(settings.subsets),
-        level=settings.level,
-        review_below=settings.review_below,
-        labels=settings.labels,
-        progress=ProgressLine("calibrating"),
-    )
-    write_confidence(settings.model, confidence)
-    print_confidence(confidence)
-    say(f"wrote {settings.model / CONFIDENCE}")
+    if settings.cases == "none":
+        confidence = what_is_known(predictor)
+        print_confidence(confidence)
+    else:
+        confidence = calibrate(
+            predictor,
+            settings.data,
+            cases=settings.cases,
+            subsets=None if settings.subsets is None else parse_subsets(settings.subsets),
+            level=settings.level,
+            review_below=settings.review_below,
+            labels=settings.labels,
+            progress=ProgressLine("calibrating"),
+        )
+        write_confidence(folder, confidence)
+        print_confidence(confidence)
+        say(f"wrote {folder / CONFIDENCE}")
     if trial is not None:
         from mindgap.inference.assessment import assess
 
         found = assess(predictor, confidence, trial, progress=ProgressLine("testing"))
         print_assessment(found, confidence.level)
-        write_assessment(found, settings.out or settings.model, predictor)
+        write_assessment(found, settings.out or folder, predictor)
     return 0
+
+
+def what_is_known(predictor: Predictor) -> Confidence:
+    """The confidence.json that lies beside the weights.
+
+    Raises:
+        SettingError: There is none.
+    """
+    from mindgap.errors import SettingError
+    from mindgap.inference.confidence import read_confidence
+
+    known = read_confidence(predictor.folder, predictor.sha256)
+    if known is None:
+        raise SettingError(f"{predictor.folder} was not calibrated: leave --cases none out, and it will be.")
+    return known
 
 
 def print_confidence(confidence: Confidence) -> None:

@@ -124,7 +124,7 @@ def run_box(settings: Study) -> int:
         SettingError: Another preset, no data, or a setting that says nothing to the box is named.
     """
     from mindgap.errors import SettingError
-    from mindgap.study.box import BOX, build_box, choose_trials, decide, is_here, prepare_folds, scale_of
+    from mindgap.study.box import BOX, build_box, choose_trials, is_here, prepare_folds, scale_of, score_folds
     from mindgap.study.execute import run_here
     from mindgap.study.keep import keep_runs
     from mindgap.study.scale import Place, jobs_at_once
@@ -149,9 +149,9 @@ def run_box(settings: Study) -> int:
     for trial in trials:
         if any(run.name in failed for run in trial.runs) or not all(is_here(place, run) for run in trial.runs):
             continue  # its scores may be kept from another machine; its networks are not
-        decision = decide(place, trial, progress=ProgressLine(f"deciding {trial.name}"))
+        score_folds(place, trial, progress=ProgressLine(f"scoring {trial.name}"))
         if trial.name == BOX:
-            say(f"written: {build_box(place, trial, decision, split=split, progress=ProgressLine('calibrating'))}")
+            say(f"written: {build_box(place, trial, split=split, progress=ProgressLine('calibrating'))}")
     keep_runs(runs, scale, place)
     write_box_tables(place)
     for name, reason in failed.items():

@@ -238,5 +238,5 @@ def _masks(
     masks = {}
     for way, (engine, coverage) in ways.items():
         maps = predictor.probabilities(prepared, engine=engine, coverage=coverage)
-        masks[way] = predictor.classes(put_back(torch.as_tensor(maps), prepared.placement), prepared.sequences)
+        masks[way] = predictor.classes(put_back(torch.as_tensor(maps), prepared.placement))
     return masks

@@ -19,7 +19,7 @@ from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
-from mindgap.inference.decision import read_decision
+from mindgap.inference.decision import Decision, highest_expected_dice
 from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
@@ -78,6 +78,7 @@ class Predictor:
             to be as good and where memory suffices, else in tiles.
         engine: "torch", "openvino", or "auto" (:func:`mindgap.inference.engines.choose_engine`).
         tta: Average over the eight mirror images of the brain: eight times the work.
+        decision: How probabilities become a mask; as the model's card says when None.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Predictor:
         coverage: Coverage = "tiles",
         engine: str = "torch",
         tta: bool = False,
+        decision: Decision | None = None,
     ) -> None:
         self.processor = detect_processor(device)
         self.card: ModelCard = model.card
@@ -98,7 +100,7 @@ class Predictor:
         self.engine, self.choice, self.exported = load_engine(model, self.processor, engine=engine, precision=precision)
         self.network = model.network
         self.head = head_of(model.network)
-        self.decision = read_decision(model.folder, model.sha256)
+        self.decision: Decision = decision or model.card.decision
 
     @classmethod
     def load(
@@ -110,9 +112,18 @@ class Predictor:
         coverage: Coverage = "tiles",
         engine: str = "torch",
         tta: bool = False,
+        decision: Decision | None = None,
     ) -> Predictor:
         """Load a model folder."""
-        return cls(load_network(folder), device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+        return cls(
+            load_network(folder),
+            device=device,
+            precision=precision,
+            coverage=coverage,
+            engine=engine,
+            tta=tta,
+            decision=decision,
+        )
 
     @property
     def precision(self) -> EnginePrecision:
@@ -181,7 +192,7 @@ class Predictor:
         chosen = case.only(used)
         prepared = prepare_case(chosen, self.preparation)
         maps = self.probabilities(prepared)
-        target = self._classes_at_home(maps, prepared.placement, used)
+        target = self._classes_at_home(maps, prepared.placement)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
             case_id=case.case_id,
@@ -194,15 +205,12 @@ class Predictor:
             coverage=self.coverage_of(prepared),
         )
 
-    def classes(self, probabilities: Float[Tensor, "R i j k"], subset: Subset) -> NDArray[np.uint8]:
-        """The mask that region probabilities stand for, by the rule of the model folder or else of the network's head.
-
-        Args:
-            probabilities: Of WT, TC and ET.
-            subset: What the network looked at.
-        """
-        decided = None if self.decision is None else self.decision.classes(probabilities, subset)
-        classes = classes_from_regions(probabilities, self.head) if decided is None else decided.cpu()
+    def classes(self, probabilities: Float[Tensor, "R i j k"]) -> NDArray[np.uint8]:
+        """The mask that region probabilities stand for, by the rule of the model folder and of the network's head."""
+        if self.decision == "expected_dice":
+            classes = highest_expected_dice(probabilities).cpu()
+        else:
+            classes = classes_from_regions(probabilities, self.head)
         mask: NDArray[np.uint8] = classes.numpy()
         return mask
 
@@ -240,14 +248,12 @@ class Predictor:
         needed_gib = memory_gib(self.network, len(self.card.sequences), shape, self.precision)
         return "whole" if needed_gib < available_memory_gib(self.processor.device) else "tiles"
 
-    def _classes_at_home(
-        self, maps: Float[Tensor, "R i j k"], placement: Placement, subset: Subset
-    ) -> NDArray[np.uint8]:
+    def _classes_at_home(self, maps: Float[Tensor, "R i j k"], placement: Placement) -> NDArray[np.uint8]:
         """The mask on the grid of the files; decided on the crop where that grid was not resampled."""
         native_shape = tuple(placement.native_shape[axis] for axis in placement.permutation)
         if native_shape != placement.working_shape:
-            return self.classes(put_back(maps, placement), subset)
-        mask: NDArray[np.uint8] = put_back(torch.from_numpy(self.classes(maps, subset))[None], placement)[0].numpy()
+            return self.classes(put_back(maps, placement))
+        mask: NDArray[np.uint8] = put_back(torch.from_numpy(self.classes(maps))[None], placement)[0].numpy()
         return mask
 
     def latents(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J C i j k"], Bool[Tensor, "i j k"]]:

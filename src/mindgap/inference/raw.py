@@ -42,7 +42,7 @@ def segment_raw(
     reading = Reading(files, raw.case, sha256, read - began, raw.record, raw.warnings)
     on_atlas = find_in(predictor, reading, confidence).segmentation
     maps = torch.from_numpy(bring_back(raw, on_atlas.probabilities))
-    target = predictor.classes(maps, used)
+    target = predictor.classes(maps)
     voxel_ml = volume_of_voxel_ml(raw.native.affine)
     i, j, k = target.shape
     whole = Placement((i, j, k), (0, 1, 2), (False, False, False), (i, j, k), ((0, i), (0, j), (0, k)))

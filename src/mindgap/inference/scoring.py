@@ -131,11 +131,11 @@ def _score_network(
     predictor: Predictor, view: _View, convention: LabelConvention, predictions: Path | None
 ) -> list[Score]:
     maps = predictor.probabilities(view.prepared)
-    predicted = predictor.classes(view.on_grid(maps), view.prepared.sequences)
+    predicted = predictor.classes(view.on_grid(maps))
     if predictions is not None:
         native = predicted
         if view.rules.grid != "native":
-            native = predictor.classes(put_back(maps, view.prepared.placement), view.prepared.sequences)
+            native = predictor.classes(put_back(maps, view.prepared.placement))
         path = predictions / view.subset / f"{view.case.case_id}.nii.gz"
         write_label(path, native, like=view.case.reference, convention=convention)
     return score_case(

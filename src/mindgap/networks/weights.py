@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +34,7 @@ class ModelCard:
         crop: Side of the training crops in voxels; the window of a tiled prediction.
         method: What trained it.
         any_subset: Whether it takes every non-empty subset of ``sequences``, or needs all of them.
+        decision: How its probabilities become a mask (``inference.decision``).
     """
 
     architecture: str
@@ -43,6 +44,7 @@ class ModelCard:
     crop: int
     method: str
     any_subset: bool = False
+    decision: Literal["most_probable", "expected_dice"] = "most_probable"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def save_network(folder: Path, network: nn.Module, card: ModelCard, *, half: boo
         "crop": card.crop,
         "method": card.method,
         "any_subset": card.any_subset,
+        "decision": card.decision,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     with write_aside(folder / WEIGHTS) as aside:
@@ -118,6 +121,7 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
             crop=value["crop"],
             method=value["method"],
             any_subset=value.get("any_subset", False),
+            decision=value.get("decision", "most_probable"),
         )
         return card, value["sha256"]
     except KeyError as error:

@@ -23,6 +23,7 @@ from mindgap.data.resident import ResidentCases
 from mindgap.data.splits import find_split
 from mindgap.data.store import INDEX, open_store
 from mindgap.errors import SettingError
+from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.scores import Score, read_scores, values_of, write_scores
 from mindgap.evaluation.statistics import Interval, bootstrap_mean, paired_difference
 from mindgap.evaluation.summary import ALL_SUBSETS, BASELINE, average_subsets, mean_dice_of_cases
@@ -30,7 +31,7 @@ from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.files import write_json
 from mindgap.inference.calibration import cross_calibrate
 from mindgap.inference.confidence import write_confidence
-from mindgap.inference.decision import Curves, Decision, write_decision
+from mindgap.inference.decision import Decision
 from mindgap.inference.exported import Exported, Gate, write_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import predict_whole
@@ -51,6 +52,7 @@ FOLDS = 4
 STEPS, TRIED_STEPS = 5000, 800
 BOX, OUTSIDE = "box", "dynunet"
 SPACING_MM = 2.0
+PLAIN = " (most probable class)"
 BASE = "base"
 """The trial that the other short ones are compared with."""
 
@@ -195,66 +197,58 @@ def is_here(place: Place, run: Run) -> bool:
     return (place.run(run.name) / WEIGHTS).is_file()
 
 
-def decide(place: Place, trial: Trial, *, progress: Progress) -> Decision:
-    """Find the thresholds of highest Dice, and score every case with those that the other folds' cases gave.
+def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
+    """Score every case by the network that has not seen it, on the network's grid, by both rules of decision.
 
-    Writes ``decided.csv`` (Dice on the network's grid) and, for the network of each fold, ``decision.json``.
+    Writes ``decided.csv`` into the run folder of each fold: rows of the run's name decide by the highest expected Dice,
+    rows of :data:`PLAIN` after it by the most probable class.
 
     Args:
         place: Of the study; the runs of the trial are finished.
         trial: It.
         progress: Called after each case.
-
-    Returns:
-        The thresholds that all cases give together.
     """
-    curves = Curves()
-    judged: dict[str, tuple[str, ...]] = {}
-    volumes: dict[str, NDArray[np.uint8]] = {}
-    total = sum(len(open_store(place.store_of(run)).part("test")) for run in trial.runs)
+    done, total = 0, sum(len(open_store(place.store_of(run)).part("test")) for run in trial.runs)
     for run in trial.runs:
         store = open_store(place.store_of(run))
-        judged[run.name] = tuple(store.part("test"))
-        predictor = Predictor.load(place.run(run.name), device=place.device, coverage="whole", engine="auto")
-        cases = ResidentCases(store, judged[run.name], subset=store.sequences)
-        for index, case in enumerate(judged[run.name]):
+        judged = store.part("test")
+        rules: tuple[Decision, ...] = ("expected_dice", "most_probable")
+        predictor, plain = (
+            Predictor.load(place.run(run.name), device=place.device, coverage="whole", engine="auto", decision=rule)
+            for rule in rules
+        )
+        cases, rows = ResidentCases(store, judged, subset=store.sequences), []
+        for index, case in enumerate(judged):
             batch = cases.whole(index)
             assert batch.target is not None
-            volumes[case] = batch.target[0].numpy().astype(np.uint8)
-            for subset in SUBSETS:
-                seen = batch.show(subset)
-                if bool(seen.present.sum() == len(subset)):
-                    image = fill_absent(seen.image, seen.present)[0]
-                    run_once = partial(predictor.engine, present=seen.present[0])
-                    maps = predict_whole(image, run_once, multiple=STRIDE).cpu()
-                    curves.add(case, subset, maps, volumes[case])
-            progress(len(volumes), total, case)
-    for run in trial.runs:
-        folder = place.run(run.name)
-        fitted = curves.fit(without=frozenset(judged[run.name]))
-        write_decision(folder, load_network(folder).sha256, fitted)
-        rows = [
-            Score(run.name, case, subset, region, curves.at(subset, region, case, fitted), math.nan,
-                  _millilitres(volumes[case], region), math.nan)
-            for case in judged[run.name] for subset in fitted.thresholds for region in map(str, REGIONS)
-            if case in curves.dice[subset][region]
-        ]  # fmt: skip
-        write_scores(folder / DECIDED, rows)
-    return curves.fit()
+            reference = batch.target[0].numpy().astype(np.uint8)
+            for seen in (batch.show(subset) for subset in SUBSETS if set(subset) <= set(store.cases[case].sequences)):
+                subset = format_subset(
+                    s for s, shown in zip(store.sequences, seen.present[0].tolist(), strict=True) if shown
+                )
+                image = fill_absent(seen.image, seen.present)[0]
+                maps = predict_whole(image, partial(predictor.engine, present=seen.present[0]), multiple=STRIDE).cpu()
+                for name, masks in ((run.name, predictor.classes(maps)), (run.name + PLAIN, plain.classes(maps))):
+                    rows += [_score(name, case, subset, region, masks, reference) for region in REGIONS]
+            done += 1
+            progress(done, total, case)
+        write_scores(place.run(run.name) / DECIDED, rows)
 
 
-def _millilitres(classes: NDArray[np.uint8], region: str) -> float:
-    """Volume of a region of a reference on the grid of the box."""
-    return float(region_mask(classes, Region(region)).sum()) * SPACING_MM**3 / 1000.0
+def _score(
+    model: str, case: str, subset: str, region: Region, found: NDArray[np.uint8], reference: NDArray[np.uint8]
+) -> Score:
+    a, b = region_mask(found, region), region_mask(reference, region)
+    ml = SPACING_MM**3 / 1000.0
+    return Score(model, case, subset, str(region), dice(a, b), math.nan, float(b.sum()) * ml, float(a.sum()) * ml)
 
 
-def build_box(place: Place, trial: Trial, decision: Decision, *, split: str, progress: Progress) -> Path:
+def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> Path:
     """Put the networks of the folds together, in float16, and say of them what the cross-validation found.
 
     Args:
         place: Of the study.
         trial: Whose networks.
-        decision: From :func:`decide`.
         split: Whose folds they are; its test cases, which no network has seen, judge what is made.
         progress: Called after each subset of each case of the calibration.
 
@@ -265,19 +259,21 @@ def build_box(place: Place, trial: Trial, decision: Decision, *, split: str, pro
     members = [load_network(place.run(run.name)) for run in runs]
     first = members[0].card
     arguments = {"count": len(members), "architecture": first.architecture, "arguments": first.arguments}
-    card = replace(first, architecture="ensemble", arguments=arguments, method=BOX)
+    card = replace(first, architecture="ensemble", arguments=arguments, method=BOX, decision="expected_dice")
     network = build_network(card.architecture, card.arguments)
     assert isinstance(network, Ensemble)
     for member, known in zip(network.members, members, strict=True):
         member.load_state_dict(known.network.state_dict())
     out = place.out / BOX
     save_network(out, network, card, half=True)
-    write_decision(out, load_network(out).sha256, decision)
     _write_history(out, place, trial, split=split)
     gate = Gate(True, "cross-validated, calibrated and scored in whole-brain passes only", {}, {}, 0)
     write_exported(out, load_network(out).sha256, Exported(whole=gate))
     predictors = [
-        Predictor.load(place.run(run.name), device=place.device, coverage="whole", engine="auto") for run in runs
+        Predictor.load(
+            place.run(run.name), device=place.device, coverage="whole", engine="auto", decision="expected_dice"
+        )
+        for run in runs
     ]
     shipped = Predictor.load(out, device=place.device, coverage="whole", engine="auto")
     write_confidence(out, cross_calibrate(shipped, predictors, place.data, progress=progress))
@@ -300,15 +296,21 @@ def _write_history(out: Path, place: Place, trial: Trial, *, split: str) -> None
     write_json(out / THRESHOLDS, thresholds_to_plain(fit_thresholds(codes())))
 
 
-def scores_of(trial: Trial, place: Place) -> list[Score]:
-    """Scores of every case by the network that did not see it; the trial is the model. Empty unless all folds ran."""
+def scores_of(trial: Trial, place: Place, *, rule: str = "") -> list[Score]:
+    """Scores of every case by the network that did not see it; the trial is the model. Empty unless all folds ran.
+
+    Args:
+        trial: It.
+        place: Of the study.
+        rule: "" for the highest expected Dice, or :data:`PLAIN`.
+    """
     rows: list[Score] = []
     for run in trial.runs:
         paths = (folder / run.name / DECIDED for folder in place.score_folders)
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             return []
-        rows += [replace(row, model=trial.name) for row in read_scores(path) if row.model == run.name]
+        rows += [replace(row, model=trial.name) for row in read_scores(path) if row.model == run.name + rule]
     return rows
 
 
@@ -321,6 +323,7 @@ class TrialRow:
         cases: How many were scored.
         complete: Region -> mean Dice with all four sequences.
         average: Region -> mean Dice over the fifteen subsets.
+        plain: The same, decided by the most probable class.
         difference: Region, or "mean" -> average minus that of the trial it is held against, paired by case.
     """
 
@@ -328,6 +331,7 @@ class TrialRow:
     cases: int
     complete: dict[str, Interval]
     average: dict[str, Interval]
+    plain: dict[str, Interval]
     difference: dict[str, Interval]
 
 
@@ -340,6 +344,8 @@ def compare(place: Place) -> list[TrialRow]:
         averaged = average_subsets(mine)
         complete = {str(r): bootstrap_mean(_values(mine, trial, str(r), format_subset(SEQUENCES))) for r in REGIONS}
         average = {str(r): bootstrap_mean(_values(averaged, trial, str(r), ALL_SUBSETS)) for r in REGIONS}
+        alone = [replace(row, model=trial.name) for row in scores_of(trial, place, rule=PLAIN)]
+        plain = {str(r): bootstrap_mean(_values(average_subsets(alone), trial, str(r), ALL_SUBSETS)) for r in REGIONS}
         difference = {}
         other = TRIALS[trial.against] if trial.against and scores[trial.against] else None
         if other is not None:
@@ -351,7 +357,7 @@ def compare(place: Place) -> list[TrialRow]:
                     {case: first[case] for case in sorted(shared)}, {case: second[case] for case in sorted(shared)}
                 )
         cases = len({row.case for row in mine})
-        rows.append(TrialRow(trial, cases, complete, average, difference))
+        rows.append(TrialRow(trial, cases, complete, average, plain, difference))
     return rows
 
 
@@ -364,15 +370,16 @@ def _values(scores: Sequence[Score], trial: Trial, region: str, subset: str) -> 
 def trials_markdown(rows: Sequence[TrialRow]) -> str:
     """The table of what was tried."""
     lines = [
-        "| trial | what it is | n | steps | four sequences WT / TC / ET | mean of 15 WT / TC / ET | against |"
-        " difference of the mean of 15 WT / TC / ET | of all three |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| trial | what it is | n | steps | four sequences WT / TC / ET | mean of 15 WT / TC / ET |"
+        " by the most probable class | against | difference of the mean of 15 WT / TC / ET | of all three |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        complete, average = (" / ".join(_percent(t[str(r)]) for r in REGIONS) for t in (row.complete, row.average))
+        tables = (row.complete, row.average, row.plain)
+        complete, average, plain = (" / ".join(_percent(table[str(r)]) for r in REGIONS) for table in tables)
         parts = [_signed(row.difference[str(r)]) for r in REGIONS] if row.difference else []
         mean = _signed(row.difference["mean"]) if row.difference else ""
-        cells = [row.trial.name, row.trial.says, str(row.cases), f"{row.trial.steps:,}", complete, average,
+        cells = [row.trial.name, row.trial.says, str(row.cases), f"{row.trial.steps:,}", complete, average, plain,
                  row.trial.against if row.difference else "", " / ".join(parts), mean]  # fmt: skip
         lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
     return "\n".join(lines) + "\n"

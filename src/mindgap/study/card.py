@@ -17,8 +17,8 @@ _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
   there are, skull-stripped and co-registered (or `--raw`), one patient or a cohort. Not meant: after surgery, children,
   metastases, other diseases, any use on patients.
 - **What it is**: {members} networks of {parameters:,} parameters each (`{architecture}`), the members of a
-  cross-validation, averaged; {spacing:g} mm grid; one pass over the brain; thresholds by subset and region
-  (`decision.json`).
+  cross-validation, averaged; {spacing:g} mm grid; one pass over the brain; each region is the mask of
+  highest expected Dice, which is larger than the most probable class where a sequence shows a region poorly.
 - **Data**: {cases} cases of BraTS 2018 (training and validation cases of the ProtoKD split), used under its terms for
   research (https://www.med.upenn.edu/cbica/brats2018; Menze et al., IEEE TMI 2015; Bakas et al., Scientific Data 2017).
   The package holds weights, scores and summary features of these cases, no images. The nine test cases of the split
