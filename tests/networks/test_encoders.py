@@ -4,7 +4,7 @@ from torch import nn
 
 from mindgap.batch import BACKGROUND
 from mindgap.losses.alignment import align_to_mixture
-from mindgap.networks.encoders import BrainNorm, SequenceEncoders, _block_diagonal, _BrainNormalise
+from mindgap.networks.encoders import BrainNorm, SequenceEncoders, _BrainNormalise, block_diagonal
 
 J, C, SIDE = 3, 4, 8
 
@@ -205,8 +205,28 @@ def test_masked_statistics_are_those_of_the_masked_values():
 
 def test_one_dense_convolution_is_the_encoders_side_by_side():
     encoders, image = make_encoders().eval(), make_image(2)
-    dense = torch.nn.functional.conv3d(image, _block_diagonal(encoders.embed.weight, J), padding=1)
+    dense = torch.nn.functional.conv3d(image, block_diagonal(encoders.embed.weight, J), padding=1)
     torch.testing.assert_close(dense, encoders.embed(image))
     with torch.autocast("cpu", torch.bfloat16):  # both convolutions dense
         latents = encoders._encode_all(image)
     torch.testing.assert_close(latents.float(), encoders._encode_all(image), rtol=0.05, atol=0.1)
+
+
+def test_a_share_of_its_own_statistics_is_what_a_batch_of_two_meets():
+    """Averages that are another row's, and half a share of one's own: what training does to the two together."""
+    torch.manual_seed(0)
+    values = torch.randn(2, 6, 5, 5, 5) * torch.tensor([1.0, 3.0])[:, None, None, None, None] + 0.7
+    brains = torch.rand(2, 3, 5, 5, 5) > 0.3
+    brains[1] = brains[0]  # as many voxels, so that both count alike
+    together = BrainNorm(2)(values, brains)
+    other = BrainNorm(2)
+    other(values[1:], brains[1:])
+    alone = BrainNorm(2, own_share=0.5).eval()
+    inside = brains[1:, :, None].expand(1, 3, 2, 5, 5, 5)
+    parts = values[1:].unflatten(1, (3, 2))
+    for channel in range(2):
+        picked = parts[:, :, channel][inside[:, :, channel]]
+        alone.mean[channel], alone.variance[channel] = picked.mean(), picked.var(correction=0)
+    assert torch.allclose(alone(values[:1], brains[:1]), together[:1], atol=1e-5)
+    own = BrainNorm(2, own_share=1.0).eval()
+    assert torch.allclose(own(values[:1], brains[:1]), BrainNorm(2)(values[:1], brains[:1]), atol=1e-5)

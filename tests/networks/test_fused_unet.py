@@ -6,7 +6,7 @@ from mindgap.losses.segmentation import region_terms
 from mindgap.networks import build_network
 from mindgap.networks.ensemble import Ensemble
 
-ARGUMENTS = {"sequences": 3, "latent_channels": 2, "width": 2}
+ARGUMENTS = {"sequences": 3, "latent_channels": 2, "width": 2, "own_share": 0.5}
 
 
 def make(seed=0, **changes):

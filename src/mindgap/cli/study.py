@@ -147,10 +147,10 @@ def run_box(settings: Study) -> int:
     place = replace(place, keep=settings.keep)
     failed = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say).failed
     for trial in trials:
-        if any(run.name in failed for run in trial.runs) or not all(is_here(place, run) for run in trial.runs):
-            continue  # its scores may be kept from another machine; its networks are not
+        if any(run.name in failed for run in trial.runs):
+            continue
         score_folds(place, trial, progress=ProgressLine(f"scoring {trial.name}"))
-        if trial.name == BOX:
+        if trial.name == BOX and all(is_here(place, run) for run in trial.runs):
             say(f"written: {build_box(place, trial, split=split, progress=ProgressLine('calibrating'))}")
     keep_runs(runs, scale, place)
     write_box_tables(place)

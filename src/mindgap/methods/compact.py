@@ -67,17 +67,22 @@ class CompactRecipe(AbstractRecipe):
             step; 0 leaves it out.
         each: Whether the U-Net also sees every present sequence by itself, beside mean and variance.
         full_share: Share of rows that keep all their sequences; the others draw one of the subsets alike.
+        own_share: Weight of a case's own statistics against running averages when its latents are normalised in
+            prediction; a half for batches of two, which training normalises together.
         loss: regions: Dice of WT, TC and ET and plain cross-entropy; classes: the two terms of the paper's base.
     """
 
     distillation_weight: float = 0.0
     each: bool = True
     full_share: float = FULL_SHARE
+    own_share: float = 0.5
     loss: Loss = "regions"
 
     def build(self, parts: Parts) -> Compact:
         """Build from parts."""
         check_full_share(self.full_share)
+        if not 0 <= self.own_share <= 1:
+            raise SettingError(f"own_share is {self.own_share}: it is a share, within 0 and 1.")
         if self.distillation_weight < 0:
             raise SettingError(f"distillation_weight is {self.distillation_weight}: it has to be at least 0.")
         arguments = {
@@ -85,6 +90,7 @@ class CompactRecipe(AbstractRecipe):
             "latent_channels": parts.latent_channels,
             "width": parts.width,
             "each": self.each,
+            "own_share": self.own_share,
         }
         return Compact(
             networks={"segmenter": build_network("fused_unet", arguments)},

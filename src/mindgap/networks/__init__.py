@@ -68,9 +68,11 @@ def build_fused(*, sequences: int, latent_channels: int = 4, width: int = 16) ->
     return FusedNetwork(encoders, VNet(2 * latent_channels, width=width), sequences=sequences)
 
 
-def build_fused_unet(*, sequences: int, latent_channels: int = 8, width: int = 8, each: bool = True) -> FusedUNet:
-    """Stems per sequence, fused at two resolutions, a residual U-Net with InstanceNorm."""
-    return FusedUNet(sequences, latent_channels=latent_channels, width=width, each=each)
+def build_fused_unet(
+    *, sequences: int, latent_channels: int = 8, width: int = 8, each: bool = True, own_share: float = 0.0
+) -> FusedUNet:
+    """Light encoders per sequence, mean and variance of what is present, a residual U-Net."""
+    return FusedUNet(sequences, latent_channels=latent_channels, width=width, each=each, own_share=own_share)
 
 
 def build_ensemble(*, count: int, architecture: str, arguments: dict[str, Any]) -> Ensemble:

@@ -23,20 +23,23 @@ class BrainNorm(nn.Module):
     prevent it, because the background is the same in all sequences and carries the variance. Statistics per
     sequence would remove the gap between centroids by construction. There is no affine part, so the spread of a
     latent inside the brain stays 1, and because running averages are used at evaluation the latent of a sequence
-    never depends on which other sequences a case has.
+    never depends on which other sequences a case has, unless ``own_share`` says so.
 
     Args:
         channels: Channels of one latent.
         momentum: Share of the newest batch in the running averages.
         epsilon: Added to the variance; small, so that latents cannot become small by hiding below it.
+        own_share: At evaluation, the weight of the case's own statistics against the running averages. Trained in
+            batches of B rows a row meets statistics of which it is 1/B: with few rows, averages alone are another
+            normalisation than that of the training, which shows most where a single sequence lies far from the others.
     """
 
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-8) -> None:
+    def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-8, own_share: float = 0.0) -> None:
         super().__init__()
-        self.momentum, self.epsilon = momentum, epsilon
+        self.momentum, self.epsilon, self.own_share = momentum, epsilon, own_share
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
 
@@ -70,9 +73,25 @@ class BrainNorm(nn.Module):
 
     def _by_averages(self, values: Tensor, mask: Tensor) -> Tensor:
         """By the running averages; no size of the maps is written down, so that an exported network takes any."""
+        if self.own_share:
+            return self._by_mixture(values, mask)
         scale = torch.rsqrt(self.variance + self.epsilon)[:, None, None, None]
         apart = values.unflatten(1, (mask.shape[1], -1))  # B J C i j k
         normalised: Tensor = ((apart - self.mean[:, None, None, None]) * scale * mask[:, :, None]).flatten(1, 2)
+        return normalised
+
+    def _by_mixture(self, values: Tensor, mask: Tensor) -> Tensor:
+        """By the statistics of the row's own brain mixed with the running averages, as of one set of voxels."""
+        apart, inside, w = values.unflatten(1, (mask.shape[1], -1)), mask[:, :, None], self.own_share  # B J C i j k
+        count = mask.sum((1, 2, 3, 4)).clamp_min(1)[:, None]  # B 1
+        own_mean = (apart * inside).sum((1, 3, 4, 5)) / count  # B C
+        centred = (apart - own_mean[:, None, :, None, None, None]) * inside
+        own_variance = centred.square().sum((1, 3, 4, 5)) / count
+        mean = w * own_mean + (1 - w) * self.mean
+        between = w * (1 - w) * (own_mean - self.mean).square()
+        scale = torch.rsqrt(w * own_variance + (1 - w) * self.variance + between + self.epsilon)
+        shifted = apart - mean[:, None, :, None, None, None]
+        normalised: Tensor = (shifted * scale[:, None, :, None, None, None] * inside).flatten(1, 2)
         return normalised
 
 

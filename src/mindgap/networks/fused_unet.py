@@ -34,6 +34,7 @@ class FusedUNet(nn.Module):
         latent_channels: C.
         width: w; the U-Net has w, 4w, 8w and 8w channels at full, half, quarter and eighth resolution.
         each: Whether the U-Net also sees every present sequence by itself.
+        own_share: Of :class:`mindgap.networks.encoders.BrainNorm`.
         classes: Output channels.
 
     Shapes:
@@ -49,14 +50,21 @@ class FusedUNet(nn.Module):
     """
 
     def __init__(
-        self, sequences: int, *, latent_channels: int = 8, width: int = 8, each: bool = True, classes: int = CLASS_COUNT
+        self,
+        sequences: int,
+        *,
+        latent_channels: int = 8,
+        width: int = 8,
+        each: bool = True,
+        own_share: float = 0.0,
+        classes: int = CLASS_COUNT,
     ) -> None:
         super().__init__()
         count, fine = sequences, latent_channels
         self.sequences, self.each = sequences, each
         self.embed = nn.Conv3d(count, count * fine, kernel_size=3, padding=1, groups=count)
         self.latent = nn.Conv3d(count * fine, count * fine, kernel_size=1, groups=count, bias=False)
-        self.norm = BrainNorm(fine)
+        self.norm = BrainNorm(fine, own_share=own_share)
         channels = [width * level for level in LEVELS]
         fused = 2 * fine + (fine * count if each else 0)
         self.down = nn.ModuleList(_down(a, b) for a, b in pairwise([fused, *channels[1:]]))
@@ -86,7 +94,7 @@ class FusedUNet(nn.Module):
         features |= {"sequence_weights": uniform, "anchor_weights": uniform}
         return Output(self.head(maps), features=features, latents=latents.chunk(self.sequences, dim=1))
 
-    def _fuse(self, latents: Float[Tensor, "B JC i j k"], present: Bool[Tensor, "B J"]) -> Float[Tensor, "B 2C i j k"]:
+    def _fuse(self, latents: Float[Tensor, "B JC i j k"], present: Bool[Tensor, "B J"]) -> Float[Tensor, "B F i j k"]:
         """Mean and variance over the present sequences, channel by channel; absent latents are 0."""
         shown = present.to(latents.device, latents.dtype, non_blocking=True)
         count = shown.sum(1)[:, None, None, None, None]

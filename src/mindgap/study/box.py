@@ -204,12 +204,13 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
     rows of :data:`PLAIN` after it by the most probable class.
 
     Args:
-        place: Of the study; the runs of the trial are finished.
-        trial: It.
+        place: Of the study.
+        trial: It; folds whose networks are not here are left out.
         progress: Called after each case.
     """
-    done, total = 0, sum(len(open_store(place.store_of(run)).part("test")) for run in trial.runs)
-    for run in trial.runs:
+    runs = [run for run in trial.runs if is_here(place, run)]
+    done, total = 0, sum(len(open_store(place.store_of(run)).part("test")) for run in runs)
+    for run in runs:
         store = open_store(place.store_of(run))
         judged = store.part("test")
         rules: tuple[Decision, ...] = ("expected_dice", "most_probable")
@@ -297,7 +298,7 @@ def _write_history(out: Path, place: Place, trial: Trial, *, split: str) -> None
 
 
 def scores_of(trial: Trial, place: Place, *, rule: str = "") -> list[Score]:
-    """Scores of every case by the network that did not see it; the trial is the model. Empty unless all folds ran.
+    """Scores of every case by the network that did not see it, of the folds that ran; the trial is the model.
 
     Args:
         trial: It.
@@ -308,9 +309,8 @@ def scores_of(trial: Trial, place: Place, *, rule: str = "") -> list[Score]:
     for run in trial.runs:
         paths = (folder / run.name / DECIDED for folder in place.score_folders)
         path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            return []
-        rows += [replace(row, model=trial.name) for row in read_scores(path) if row.model == run.name + rule]
+        scores = [] if path is None else read_scores(path)
+        rows += [replace(row, model=trial.name) for row in scores if row.model == run.name + rule]
     return rows
 
 
