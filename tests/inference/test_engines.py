@@ -22,6 +22,7 @@ from mindgap.sequences import SEQUENCES
 NATIVE = Processor("cpu", "a CPU", native_bf16=True, vector="AVX512", threads=2)
 LAPTOP = replace(NATIVE, native_bf16=False, vector="AVX2")
 GPU = replace(NATIVE, device="cuda")
+COMPACT = {"sequences": 4, "latent_channels": 2, "width": 2, "own_share": 0.5}
 ARGUMENTS = {
     "vnet": {"channels_in": 4, "width": 2},
     "aligned": {"sequences": 4, "latent_channels": 2, "width": 2},
@@ -29,8 +30,10 @@ ARGUMENTS = {
     "masked": {"sequences": 4, "width": 2},
     "smunet": {"channels_in": 4, "width": 4},
     "dynunet": {"sequences": 4, "width": 2},
+    "fused_unet": COMPACT,
+    "ensemble": {"count": 2, "architecture": "fused_unet", "arguments": COMPACT},
 }
-ANY_SUBSET = {"fused", "masked", "dynunet"}
+ANY_SUBSET = {"fused", "masked", "dynunet", "fused_unet", "ensemble"}
 
 
 @pytest.mark.parametrize(

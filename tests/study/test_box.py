@@ -14,25 +14,16 @@ from mindgap.evaluation.scores import read_scores
 from mindgap.experiment import PRESETS
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.decision import highest_expected_dice
+from mindgap.inference.exported import read_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe
 from mindgap.networks.weights import WEIGHTS, load_network
 from mindgap.sequences import SUBSETS, parse_subset
-from mindgap.study.box import (
-    BOX,
-    TRIALS,
-    Trial,
-    build_box,
-    choose_trials,
-    compare,
-    prepare_folds,
-    scale_of,
-    score_folds,
-    subsets_markdown,
-    trials_markdown,
-)
+from mindgap.study.box import build_box, prepare_folds, score_folds
 from mindgap.study.card import write_card
+from mindgap.study.trial_tables import compare, subsets_markdown, trials_markdown
+from mindgap.study.trials import BOX, TRIALS, Trial, choose_trials, scale_of
 from mindgap.training.loop import Schedule
 
 TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
@@ -96,7 +87,10 @@ def test_what_is_said_of_it_comes_from_cases_its_members_had_not_seen(made):
     sha256 = load_network(box).sha256
     known = read_confidence(box, sha256)
     assert known.part == "cross-validation"
-    assert known.coverage == "whole"
+    gate = read_exported(box, sha256).whole
+    assert gate.cases == 3
+    assert set(gate.dice) == {"whole", "tiles"}
+    assert known.coverage == ("whole" if gate.passed else "tiles")
     assert len({row.case for row in known.observed}) == 3
     assert len(known.observed) == 3 * len(SUBSETS) * 3
 
@@ -129,7 +123,7 @@ def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatc
         folder = study.run(copy.name)
         folder.mkdir(exist_ok=True)
         (folder / "decided.csv").write_text(text)
-    monkeypatch.setattr("mindgap.study.box.TRIALS", {BOX: TINY, "other": other})
+    monkeypatch.setattr("mindgap.study.trial_tables.TRIALS", {BOX: TINY, "other": other})
     rows = compare(study)
     assert [row.trial.name for row in rows] == [BOX, "other"]
     assert rows[0].difference == {}

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from mindgap.evaluation.scores import read_scores
+from mindgap.inference.shipped import DEFAULT, shipped
 from mindgap.study.grid import Choice, unimodal
 from mindgap.study.outputs import make_output
 from mindgap.study.results import Results
 from mindgap.study.scale import Place
+from mindgap.study.trial_tables import compare, subsets_markdown, trials_markdown
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 TABLES = sorted([*RESULTS.glob("*/tables/table*.md"), *RESULTS.glob("*/tables/anysubset.md")])
@@ -54,3 +57,13 @@ def test_unimodal_networks_rank_on_phantoms_as_the_physics_says():
         assert len(dice[sequence]) == 3
     assert max(dice, key=lambda sequence: dice[sequence]["ET"]) == "T1ce"
     assert sorted(dice, key=lambda sequence: dice[sequence]["WT"])[2:] in (["FLAIR", "T2"], ["T2", "FLAIR"])
+
+
+def test_the_tables_of_the_network_in_the_box_rebuild_from_its_scores():
+    kept = RESULTS / "box"
+    table = trials_markdown(compare(Place(kept, kept, kept)))
+    assert (kept / "tables" / "box.md").read_text(encoding="utf-8") == table
+    for name in ("test", "phantoms"):
+        table = subsets_markdown(read_scores(kept / f"scores-{name}.csv"))
+        assert (kept / "tables" / f"{name}.md").read_text(encoding="utf-8") == table
+        assert table in shipped()[DEFAULT].text, "the card shows the same"

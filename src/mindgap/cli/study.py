@@ -124,10 +124,11 @@ def run_box(settings: Study) -> int:
         SettingError: Another preset, no data, or a setting that says nothing to the box is named.
     """
     from mindgap.errors import SettingError
-    from mindgap.study.box import BOX, build_box, choose_trials, is_here, prepare_folds, scale_of, score_folds
+    from mindgap.study.box import build_box, is_here, prepare_folds, score_folds
     from mindgap.study.execute import run_here
     from mindgap.study.keep import keep_runs
     from mindgap.study.scale import Place, jobs_at_once
+    from mindgap.study.trials import BOX, choose_trials, scale_of
 
     if settings.presets != ("box",) or settings.anchors or settings.subsets or settings.slurm or settings.seeds != 1:
         raise SettingError("the study box stands alone, and takes no --anchors, --subsets, --seeds or --slurm.")
@@ -165,8 +166,9 @@ def write_box_tables(place: Place) -> None:
     from mindgap.files import write_text
     from mindgap.inference.shipped import describe
     from mindgap.networks.weights import WEIGHTS
-    from mindgap.study.box import BOX, compare, subsets_markdown, trials_markdown
     from mindgap.study.card import write_card
+    from mindgap.study.trial_tables import compare, subsets_markdown, trials_markdown
+    from mindgap.study.trials import BOX
 
     kept = place.keep or place.out
     text = trials_markdown(compare(place))

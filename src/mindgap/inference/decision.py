@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from mindgap.batch import Float, Integer
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
 
-Decision = Literal["most_probable", "expected_dice"]
-"""How a model folder's probabilities become a mask."""
 LOWEST = 0.1
 """No voxel that is less probable counts: the best mask would then be expected to reach a Dice below 0.2."""
 _LEVELS = 256

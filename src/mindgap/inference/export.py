@@ -31,7 +31,7 @@ from mindgap.inference.exported import Exported, Gate, judge, write_exported
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.tiling import pad_to
-from mindgap.networks.weights import TrainedNetwork, load_network
+from mindgap.networks.weights import Decision, TrainedNetwork, load_network
 from mindgap.regions import LabelConvention, Region, region_mask
 from mindgap.sequences import SEQUENCES, Subset
 
@@ -117,7 +117,8 @@ def export(
     if int8:
         say("quantising to int8")
         make_int8(folder, cases.training, seed=seed)
-    tally = _measure(model, cases, device=device, int8=int8, progress=progress)
+    tally = _Tally()
+    _measure(model, cases, tally, device=device, int8=int8, progress=progress)
     count = len(cases.validation)
     exported = Exported(
         whole=_gate(tally, _WHOLE, _TILES, count),
@@ -132,6 +133,30 @@ def export(
         if gate is not None:
             say(f"{'kept' if gate.passed else 'left out'}: {gate.reason}")
     return exported
+
+
+def cross_gate(
+    folds: Mapping[Path, Sequence[CaseFiles]],
+    convention: LabelConvention,
+    *,
+    device: str = "auto",
+    decision: Decision | None = None,
+    progress: Progress = lambda done, total, case: None,
+) -> Gate:
+    """Whether whole-brain passes are as good as tiles for the networks of a cross-validation, each on its own cases.
+
+    Args:
+        folds: Folder of a network -> the cases it has not seen.
+        convention: Of their labels.
+        device: auto, cpu or cuda.
+        decision: How probabilities become a mask; as the cards say when None.
+        progress: Called after each subset of each case of a fold.
+    """
+    tally = _Tally()
+    for folder, cases in folds.items():
+        given = GateCases((), cases, convention)
+        _measure(load_network(folder), given, tally, device=device, int8=False, decision=decision, progress=progress)
+    return _gate(tally, _WHOLE, _TILES, sum(map(len, folds.values())))
 
 
 def _gate(tally: _Tally, way: str, reference: str, cases: int) -> Gate:
@@ -198,11 +223,20 @@ def _crop(image: Tensor, present: Tensor, side: int, random: np.random.Generator
     return padded[None, :, a : a + side, b : b + side, c : c + side].contiguous(), present[None]
 
 
-def _measure(model: TrainedNetwork, cases: GateCases, *, device: str, int8: bool, progress: Progress) -> _Tally:
+def _measure(
+    model: TrainedNetwork,
+    cases: GateCases,
+    tally: _Tally,
+    *,
+    device: str,
+    int8: bool,
+    progress: Progress,
+    decision: Decision | None = None,
+) -> None:
     """Every way on every validation case; the whole brain beside tiles, int8 beside fp32, both with one engine."""
     with_openvino = device != "cuda" and importlib.util.find_spec("openvino") is not None
     engine = "openvino" if with_openvino else "auto"
-    plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine)
+    plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine, decision=decision)
     ways: dict[str, tuple[Engine, Coverage]] = {_TILES: (plain.engine, "tiles"), _WHOLE: (plain.engine, "whole")}
     if int8:
         from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file
@@ -210,7 +244,7 @@ def _measure(model: TrainedNetwork, cases: GateCases, *, device: str, int8: bool
         quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=plain.processor.threads)
         ways[_INT8] = (quick, "tiles")
     subsets = _tried(plain)
-    tally, done = _Tally(), 0
+    done = 0
     for files in cases.validation:
         opened = OpenedCase(files, cases.convention, plain.preparation, DEFAULT_RULES)
         for subset in subsets:
@@ -222,7 +256,6 @@ def _measure(model: TrainedNetwork, cases: GateCases, *, device: str, int8: bool
                 tally.add(masks, reference)
             progress(done, len(cases.validation) * len(subsets), files.case_id)
     tally.dice["fp32"] = tally.dice[_TILES]
-    return tally
 
 
 def _tried(predictor: Predictor) -> tuple[Subset, ...]:

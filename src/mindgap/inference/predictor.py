@@ -19,13 +19,13 @@ from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
-from mindgap.inference.decision import Decision, highest_expected_dice
+from mindgap.inference.decision import highest_expected_dice
 from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
 from mindgap.networks import head_of
 from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import ModelCard, TrainedNetwork, load_network
+from mindgap.networks.weights import Decision, ModelCard, TrainedNetwork, load_network
 from mindgap.processor import available_memory_gib, detect_processor
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
 from mindgap.sequences import SUBSETS, Subset, format_subset, make_subset

@@ -20,6 +20,8 @@ from mindgap.sequences import Subset, make_subset, sequence_from_alias
 FORMAT = 1
 MODEL_CARD, WEIGHTS = "model.json", "model.safetensors"
 _BEFORE = "before"
+Decision = Literal["most_probable", "expected_dice"]
+"""How the probabilities of a network become a mask (``inference.decision``)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ModelCard:
     crop: int
     method: str
     any_subset: bool = False
-    decision: Literal["most_probable", "expected_dice"] = "most_probable"
+    decision: Decision = "most_probable"
 
 
 @dataclass(frozen=True)

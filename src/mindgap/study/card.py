@@ -7,7 +7,7 @@ from pathlib import Path
 from mindgap.evaluation.scores import read_scores
 from mindgap.files import write_text
 from mindgap.inference.shipped import CARD, Shipped
-from mindgap.study.box import subsets_markdown
+from mindgap.study.trial_tables import subsets_markdown
 
 _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
 

@@ -101,7 +101,8 @@ def keep_runs(runs: Sequence[Run], scale: Scale, place: Place) -> None:
             continue
         names = [CROSS, DECIDED] if is_kept(run, scale, place) else [SCORES, VALIDATIONS, CROSS, DECIDED]
         for name in names:
-            if (source / name).is_file() and not (target / name).is_file():
+            # what a fold decided is computed anew by every call
+            if (source / name).is_file() and (name == DECIDED or not (target / name).is_file()):
                 with write_aside(target / name) as aside:
                     shutil.copyfile(source / name, aside)
         if (target / MANIFEST).is_file():

@@ -1,0 +1,137 @@
+"""Tables of the network in the box: what was tried, and every subset of what is shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mindgap.evaluation.scores import Score, read_scores, values_of
+from mindgap.evaluation.statistics import Interval, bootstrap_mean, paired_difference
+from mindgap.evaluation.summary import ALL_SUBSETS, BASELINE, average_subsets, mean_dice_of_cases
+from mindgap.regions import REGIONS
+from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
+from mindgap.study.keep import DECIDED
+from mindgap.study.scale import Place
+from mindgap.study.trials import TRIALS, Trial
+
+PLAIN = " (most probable class)"
+"""Behind the name of a run in its scores: decided by the most probable class, not by the highest expected Dice."""
+
+
+def scores_of(trial: Trial, place: Place, *, rule: str = "") -> list[Score]:
+    """Scores of every case by the network that did not see it, of the folds that ran; the trial is the model.
+
+    Args:
+        trial: It.
+        place: Of the study.
+        rule: "" for the highest expected Dice, or :data:`PLAIN`.
+    """
+    rows: list[Score] = []
+    for run in trial.runs:
+        paths = (folder / run.name / DECIDED for folder in place.score_folders)
+        path = next((path for path in paths if path.is_file()), None)
+        scores = [] if path is None else read_scores(path)
+        rows += [replace(row, model=trial.name) for row in scores if row.model == run.name + rule]
+    return rows
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial in numbers, over cases.
+
+    Attributes:
+        trial: It.
+        cases: How many were scored.
+        complete: Region -> mean Dice with all four sequences.
+        average: Region -> mean Dice over the fifteen subsets.
+        plain: The same, decided by the most probable class.
+        difference: Region, or "mean" -> average minus that of the trial it is held against, paired by case.
+    """
+
+    trial: Trial
+    cases: int
+    complete: dict[str, Interval]
+    average: dict[str, Interval]
+    plain: dict[str, Interval]
+    difference: dict[str, Interval]
+
+
+def compare(place: Place) -> list[TrialRow]:
+    """Every trial that was run, with its difference to the one it is held against."""
+    scores = {trial.name: scores_of(trial, place) for trial in TRIALS.values()}
+    rows = []
+    for trial in (trial for trial in TRIALS.values() if scores[trial.name]):
+        mine = scores[trial.name]
+        averaged = average_subsets(mine)
+        complete = {str(r): bootstrap_mean(_values(mine, trial, str(r), format_subset(SEQUENCES))) for r in REGIONS}
+        average = {str(r): bootstrap_mean(_values(averaged, trial, str(r), ALL_SUBSETS)) for r in REGIONS}
+        alone = [replace(row, model=trial.name) for row in scores_of(trial, place, rule=PLAIN)]
+        plain = {str(r): bootstrap_mean(_values(average_subsets(alone), trial, str(r), ALL_SUBSETS)) for r in REGIONS}
+        difference = {}
+        other = TRIALS[trial.against] if trial.against and scores[trial.against] else None
+        if other is not None:
+            theirs = average_subsets(scores[other.name])
+            for region in (*map(str, REGIONS), "mean"):
+                pair = (_values(a, t, region, ALL_SUBSETS) for a, t in ((averaged, trial), (theirs, other)))
+                difference[region] = paired_difference(*pair)
+        cases = len({row.case for row in mine})
+        rows.append(TrialRow(trial, cases, complete, average, plain, difference))
+    return rows
+
+
+def _values(scores: Sequence[Score], trial: Trial, region: str, subset: str) -> dict[str, float]:
+    if region == "mean":
+        return mean_dice_of_cases(scores, model=trial.name, subset=subset)
+    return dict(values_of(scores, model=trial.name, subset=subset, region=region))
+
+
+def trials_markdown(rows: Sequence[TrialRow]) -> str:
+    """The table of what was tried."""
+    lines = [
+        "| trial | what it is | n | steps | four sequences WT / TC / ET | mean of 15 WT / TC / ET |"
+        " by the most probable class | against | difference of the mean of 15 WT / TC / ET | of all three |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        tables = (row.complete, row.average, row.plain)
+        complete, average, plain = (" / ".join(_percent(table[str(r)]) for r in REGIONS) for table in tables)
+        parts = [_signed(row.difference[str(r)]) for r in REGIONS] if row.difference else []
+        mean = _signed(row.difference["mean"]) if row.difference else ""
+        cells = [row.trial.name, row.trial.says, str(row.cases), f"{row.trial.steps:,}", complete, average, plain,
+                 row.trial.against if row.difference else "", " / ".join(parts), mean]  # fmt: skip
+        lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def subsets_markdown(scores: Sequence[Score]) -> str:
+    """Dice of every subset and of their mean in percent, with 95 % bootstrap intervals, beside the best threshold.
+
+    Args:
+        scores: Of one network and of the baseline, as ``mindgap evaluate`` writes them.
+    """
+    model = next(row.model for row in scores if row.model != BASELINE)
+    rows = [*scores, *average_subsets(scores)]
+    lines = [
+        f"| sequences | n | {' | '.join(map(str, REGIONS))} | best threshold {' / '.join(map(str, REGIONS))} |",
+        f"|---|---|{'---|' * len(REGIONS)}---|",
+    ]
+    for subset in (*map(format_subset, SUBSETS), ALL_SUBSETS):
+        values = [values_of(rows, model=model, subset=subset, region=str(region)) for region in REGIONS]
+        if values[0]:
+            means = [bootstrap_mean(column) for column in values]
+            base = [bootstrap_mean(values_of(rows, model=BASELINE, subset=subset, region=str(r))) for r in REGIONS]
+            beside = " / ".join(_percent(b) for b in base) if base[0].n else "not run"
+            lines.append(f"| {' | '.join([subset, str(means[0].n), *map(_bracketed, means), beside])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _bracketed(value: Interval) -> str:
+    return f"{_percent(value)} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f}"
+
+
+def _signed(value: Interval) -> str:
+    return f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"

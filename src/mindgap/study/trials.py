@@ -1,0 +1,115 @@
+"""What was trained for the network in the box: trials as data, each cross-validated over folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mindgap.errors import SettingError
+from mindgap.study.grid import Run
+from mindgap.study.scale import Scale
+
+FOLDS = 4
+STEPS, TRIED_STEPS = 5000, 800
+BOX, OUTSIDE = "box", "dynunet"
+SPACING_MM = 2.0
+BASE = "base"
+"""The trial that the other short ones are compared with."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to train, cross-validated.
+
+    Attributes:
+        name: Of the trial.
+        says: What it changes, for the table.
+        method: Name in ``METHODS``.
+        flags: Words of the command line beside those of the preset "box".
+        steps: Of each fold.
+        folds: Which, counted from 1.
+        against: The trial its scores are held against; None for a first one.
+    """
+
+    name: str
+    says: str
+    method: str = "compact"
+    flags: str = ""
+    steps: int = TRIED_STEPS
+    folds: tuple[int, ...] = (1,)
+    against: str | None = BASE
+
+    @property
+    def runs(self) -> list[Run]:
+        """A run per fold; the seed follows the fold, so that members differ in both."""
+        return [
+            Run(
+                f"{self.name}-fold{fold}",
+                self.method,
+                "all",
+                self.seed(fold),
+                fold=fold,
+                extra=tuple(self.flags.split()),
+            )
+            for fold in self.folds
+        ]
+
+    def seed(self, fold: int) -> int:
+        """Of the run of a fold; short trials share one, so that they differ in nothing else."""
+        return fold if self.steps == STEPS else 0
+
+
+_ALL = tuple(range(1, FOLDS + 1))
+_STRONG = "--scale 0.2 --gamma 0.3 --bias 0.2 --noise 0.08 --warp 0 --blur 0 --curve 0 --slab 0 --average 0.995"
+_WIDER = (
+    "--scale 0.25 --gamma 0.35 --bias 0.3 --noise 0.1 --warp 0.7 --rotate 0.35 --zoom 0.2 --elastic 0.06 --blur 0.15 "
+    "--curve 0.2 --slab 0.05 --average 0.995"
+)
+_TRIALS = (
+    Trial(BOX, "what is shipped, one network a fold", steps=STEPS, folds=_ALL, against=OUTSIDE),
+    Trial(
+        OUTSIDE,
+        "MONAI DynUNet, absent sequences zero, random subsets, same steps, crops and augmentation",
+        "dynunet",
+        steps=STEPS,
+        folds=(1, 3),
+        against=None,
+    ),
+    Trial(BASE, "the network of the box, 800 steps, intensities vary only", flags=_STRONG, against=None),
+    Trial("class-loss", "cross-entropy and Dice of classes, not of regions", flags=f"{_STRONG} --loss classes"),
+    Trial("wider", "also strongly bent, thick slices, curves, short stacks", flags=_WIDER),
+    Trial(
+        "distilled",
+        "one crop, seen whole and in part, the whole teaching the part",
+        flags=f"{_STRONG} --batch 1 --distillation-weight 0.5",
+    ),
+    Trial("larger-crop", "one crop of 64^3 in place of two of 48^3", flags=f"{_STRONG} --batch 1 --crop 64"),
+)
+TRIALS = {trial.name: trial for trial in _TRIALS}
+
+
+def choose_trials(names: Sequence[str]) -> list[Trial]:
+    """Trials by name; the box and its comparator by default.
+
+    Raises:
+        SettingError: One is unknown.
+    """
+    strange = [name for name in names if name not in TRIALS]
+    if strange:
+        raise SettingError(f"there is no trial {strange[0]!r}: choose among {', '.join(TRIALS)}.")
+    return [trial for trial in _TRIALS if trial.name in (names or (BOX, OUTSIDE))]
+
+
+def scale_of(trials: Sequence[Trial], *, steps: int | None = None) -> Scale:
+    """Size of the runs of some trials; ``steps`` replaces those of all of them, for a look at the machinery."""
+    wanted = {run.name: steps or trial.steps for trial in trials for run in trial.runs}
+    costs = {"": 0.25, "dynunet": 0.17}
+    return Scale(
+        "box",
+        SPACING_MM,
+        ("--preset", "box"),
+        {"": STEPS, **wanted},
+        costs,
+        120.0,
+        ("--grid", "model", "--engine", "auto", "--coverage", "whole"),
+    )
