@@ -41,7 +41,7 @@ class Segment:
         labels: Label convention of the mask: brats2017 (1 NCR, 2 ED, 4 ET), brats2023 (1 NCR, 2 ED, 3 ET), msd, nnunet,
             brats-ped.
         coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster); auto takes the
-            latter where `mindgap export` found it as good and memory suffices.
+            latter where the model is meant for it or `mindgap export` found it as good, and memory suffices.
         engine: What computes: torch, or openvino (faster on a CPU); auto takes what `mindgap doctor` shows.
         tta: Average over the eight mirror images of the brain (eight times the work).
         device: auto, cpu or cuda.

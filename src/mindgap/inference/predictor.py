@@ -74,8 +74,8 @@ class Predictor:
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32", "bf16" or "int8".
         coverage: "tiles" averages half-overlapping windows of the training crop's size, as the paper's base
-            does; "whole" takes the brain in one pass; "auto" does so where the model folder says that it was measured
-            to be as good and where memory suffices, else in tiles.
+            does; "whole" takes the brain in one pass; "auto" does so where the card asks for it, or where the model
+            folder says that it was measured to be as good, and where memory suffices, else in tiles.
         engine: "torch", "openvino", or "auto" (:func:`mindgap.inference.engines.choose_engine`).
         tta: Average over the eight mirror images of the brain: eight times the work.
         decision: How probabilities become a mask; as the model's card says when None.
@@ -234,11 +234,11 @@ class Predictor:
 
     @property
     def planned_coverage(self) -> Coverage:
-        """Tiles, or the whole brain in one pass where memory suffices."""
+        """Tiles, or the whole brain in one pass where memory suffices: as the card asks, or an export has measured."""
         if self.coverage != "auto":
             return self.coverage
         passed = self.exported is not None and self.exported.whole is not None and self.exported.whole.passed
-        return "whole" if passed else "tiles"
+        return "whole" if passed else self.card.coverage
 
     def coverage_of(self, prepared: PreparedCase) -> Coverage:
         """Tiles, or the whole brain in one pass, for this case."""

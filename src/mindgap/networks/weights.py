@@ -37,6 +37,7 @@ class ModelCard:
         method: What trained it.
         any_subset: Whether it takes every non-empty subset of ``sequences``, or needs all of them.
         decision: How its probabilities become a mask (``inference.decision``).
+        coverage: How it was measured and is meant to be applied: in tiles, or over the whole brain in one pass.
     """
 
     architecture: str
@@ -47,6 +48,7 @@ class ModelCard:
     method: str
     any_subset: bool = False
     decision: Decision = "most_probable"
+    coverage: Literal["tiles", "whole"] = "tiles"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def save_network(folder: Path, network: nn.Module, card: ModelCard, *, half: boo
         "method": card.method,
         "any_subset": card.any_subset,
         "decision": card.decision,
+        "coverage": card.coverage,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     with write_aside(folder / WEIGHTS) as aside:
@@ -124,6 +127,7 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
             method=value["method"],
             any_subset=value.get("any_subset", False),
             decision=value.get("decision", "most_probable"),
+            coverage=value.get("coverage", "tiles"),
         )
         return card, value["sha256"]
     except KeyError as error:

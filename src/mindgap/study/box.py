@@ -143,6 +143,9 @@ def _score(
 def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> Path:
     """Put the networks of the folds together, in float16, and say of them what the cross-validation found.
 
+    The card asks for whole-brain passes, which is how they are scored and calibrated; how tiles compare is measured and
+    noted in ``exported.json``.
+
     Args:
         place: Of the study.
         trial: Whose networks.
@@ -156,7 +159,9 @@ def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> 
     members = [load_network(place.run(run.name)) for run in runs]
     first = members[0].card
     arguments = {"count": len(members), "architecture": first.architecture, "arguments": first.arguments}
-    card = replace(first, architecture="ensemble", arguments=arguments, method=BOX, decision="expected_dice")
+    card = replace(
+        first, architecture="ensemble", arguments=arguments, method=BOX, decision="expected_dice", coverage="whole"
+    )
     network = build_network(card.architecture, card.arguments)
     assert isinstance(network, Ensemble)
     for member, known in zip(network.members, members, strict=True):
@@ -169,15 +174,9 @@ def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> 
     folds = {place.run(run.name): [there[case] for case in _judged(place, run)] for run in runs}
     gate = cross_gate(folds, convention, device=place.device, decision="expected_dice", progress=progress)
     write_exported(out, load_network(out).sha256, Exported(whole=gate))
-    shipped = Predictor.load(out, device=place.device, coverage="auto", engine="auto")
+    shipped = Predictor.load(out, device=place.device, coverage="whole", engine="auto")
     predictors = [
-        Predictor.load(
-            folder,
-            device=place.device,
-            coverage=shipped.planned_coverage,
-            engine="auto",
-            decision="expected_dice",
-        )
+        Predictor.load(folder, device=place.device, coverage="whole", engine="auto", decision="expected_dice")
         for folder in folds
     ]
     write_confidence(out, cross_calibrate(shipped, predictors, place.data, progress=progress))
