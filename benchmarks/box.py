@@ -35,7 +35,7 @@ def main() -> None:
     images = {FLAGS[s]: source.path for s, source in case_from_folder(words.case, label=False).images.items()}
     network = mindgap.load()
     processor = detect_processor("auto")
-    print(f"{processor.kind}, {processor.threads} threads, {network.choice.name} {network.precision}")
+    print(f"{processor.kind}, {network.choice.name} {network.precision}")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "seg.nii.gz"
         for name, given in (("all sequences", images), ("FLAIR alone", {"flair": images["flair"]})):
