@@ -179,3 +179,12 @@ def test_the_first_import_is_light(name):
     done = _python(program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+def test_who_segments_waits_for_nothing_of_training():
+    code = (
+        "import sys, mindgap.api, mindgap.cli.segment\n"
+        "print([name for name in ('accelerate', 'mindgap.session', 'mindgap.training') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

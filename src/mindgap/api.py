@@ -1,10 +1,12 @@
 """What mindgap does, as functions: prepare, train, segment (one case or many), evaluate, report, cite.
 
-Training stands in :mod:`mindgap.session`, which needs no NIfTI, so that it runs on a bare machine.
+Training stands in :mod:`mindgap.session`, which needs no NIfTI, so that it runs on a bare machine; it is imported when
+it is first asked for, since who segments trains nothing.
 """
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
 from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
-from mindgap.inference.raw import segment_raw
+from mindgap.inference.raw import find_raw, read_raw
 from mindgap.inference.record import check_mask_place, find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering, answering_cohort
@@ -37,10 +39,13 @@ from mindgap.inference.status import CaseStatus, Shard, read_status, write_summa
 from mindgap.regions import find_convention
 from mindgap.runfiles import EVALUATION, MANIFEST, OVERLAYS, PREDICTIONS, REPORT, SCORES, THRESHOLDS
 from mindgap.sequences import Subset, parse_subset
-from mindgap.session import Interrupted, Progress, TrainingResult, silent, train
 
 if TYPE_CHECKING:
     from mindgap.report.sheet import SheetCase
+    from mindgap.session import Interrupted, TrainingResult, train
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what was just done)."""
 
 __all__ = [
     "Interrupted",
@@ -56,6 +61,17 @@ __all__ = [
     "silent",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what training takes when it is first asked for."""
+    if name in ("Interrupted", "TrainingResult", "train"):
+        return getattr(importlib.import_module("mindgap.session"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Report nothing."""
 
 
 def prepare(
@@ -144,7 +160,7 @@ def segment(
     if raw is None:
         found = find_in(predictor, read_for(predictor, files, force=force), confidence)
     else:
-        found = segment_raw(predictor, files, raw, confidence, force=force)
+        found = find_raw(predictor, read_raw(predictor, files, raw, force=force), confidence)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
     if probabilities:
@@ -168,6 +184,7 @@ def segment_cohort(
     force: bool = False,
     layout: Layout = "folders",
     probabilities: bool = False,
+    raw: RawOptions | None = None,
     progress: Progress = silent,
     drawing: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
@@ -192,6 +209,7 @@ def segment_cohort(
         force: Accept images whose affines disagree.
         layout: "folders", or "bids" for a BIDS derivative data set.
         probabilities: As in :func:`segment`; in BIDS a file for each region.
+        raw: As in :func:`segment`; a brain mask, which is one patient's, is refused.
         progress: Called when a case has ended.
         drawing: Called when a case has been drawn.
         say: Takes lines worth reading.
@@ -204,6 +222,10 @@ def segment_cohort(
         MindgapError: No case is found, or a mask cannot be written.
     """
     share, labels = Shard.parse(shard), find_convention(convention)
+    if raw is not None and raw.brain.mask is not None:
+        raise SettingError(
+            "a brain mask is one patient's: find the brains of a cohort by hd-bet, or strip them before."
+        )
     if out.resolve() == data.resolve():
         raise SettingError(f"{out} is the folder of the images: choose another one for the masks, such as {out}/masks.")
     cohort = discover(data, label=False)
@@ -220,6 +242,7 @@ def segment_cohort(
         confidence=confidence,
         layout=layout,
         probabilities=probabilities,
+        raw=raw,
         progress=progress,
     )
     say(f"wrote {write_summary(out)}")
@@ -239,15 +262,16 @@ def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, la
     """The cases that have a mask, with the images the network saw."""
     from mindgap.report.sheet import SheetCase
 
-    return [
-        SheetCase(
-            files.case_id,
-            mask_of(out, files.case_id, parse_subset(status[files.case_id].subset), layout),
-            {str(s): files.images[s] for s in parse_subset(status[files.case_id].subset) if s in files.images},
-        )
-        for files in cohort.cases
-        if status[files.case_id].status == "done"
-    ]
+    sheet = []
+    for files in cohort.cases:
+        ended = status[files.case_id]
+        if ended.status != "done":
+            continue
+        subset = parse_subset(ended.subset)
+        shown = parse_subset(ended.native) if ended.native else subset  # of raw scans one lies on the grid of the mask
+        images = {str(s): files.images[s] for s in shown if s in files.images}
+        sheet.append(SheetCase(files.case_id, mask_of(out, files.case_id, subset, layout), images))
+    return sheet
 
 
 def evaluate(

@@ -1,6 +1,7 @@
 """Raw scans at the command line: each on a grid of its own, and the mask back on one of these."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,9 +97,46 @@ def test_without_a_way_to_the_brain_the_three_are_named(journey, moved, tmp_path
     assert all(way in line for way in ("--hd-bet", "--brain-mask", "--already-stripped"))
 
 
-def test_flags_of_raw_scans_need_raw_and_one_patient(journey, moved, tmp_path, fails) -> None:
+def test_flags_of_raw_scans_need_raw(journey, moved, tmp_path, fails) -> None:
     assert "add --raw" in fails(_segment(journey, moved, tmp_path / "a.nii.gz", "--n4"))
-    assert "not a cohort" in fails(_segment(journey, journey.cohort, tmp_path / "a", "--raw", "--already-stripped"))
+
+
+@pytest.fixture(scope="module")
+def raw_cohort(moved, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The moved scan, and a patient whose scan is empty."""
+    root = tmp_path_factory.mktemp("cohort")
+    scan = next(moved.glob("*_flair.nii.gz"))
+    for name in ("a", "empty"):
+        (root / name).mkdir()
+        shutil.copy(scan, root / name / f"{name}_flair.nii.gz")
+    image = nib.load(scan)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), root / "empty" / "empty_flair.nii.gz")
+    return root
+
+
+def test_a_cohort_of_raw_scans_is_what_its_patients_are_alone(journey, moved, raw_cohort, tmp_path, capsys, fails):
+    alone, out = tmp_path / "alone.nii.gz", tmp_path / "masks"
+    raw = ("--raw", "--already-stripped")
+    assert main(_segment(journey, moved, alone, *raw)) == 0
+    assert main(_segment(journey, raw_cohort, out, *raw)) == 1
+    said = capsys.readouterr().out
+    assert "1 segmented, 1 failed" in said
+    assert "the same value everywhere" in said
+    mask = nib.load(out / "a" / "a_seg.nii.gz")
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(nib.load(alone).dataobj))
+    assert json.loads((out / "a" / "a_seg.manifest.json").read_text())["raw"]["native"] == "FLAIR"
+    assert (out / "overlays.png").stat().st_size > 10_000
+    assert main(_segment(journey, raw_cohort, out, *raw, "--resume")) == 1
+    assert "0 segmented, 1 done before, 1 failed" in capsys.readouterr().out
+    other = _segment(journey, raw_cohort, out, *raw, "--n4", "--resume")
+    assert "masks made otherwise: raw" in fails(other)
+    assert "masks made otherwise: raw" in fails(_segment(journey, raw_cohort, out, "--resume"))
+
+
+def test_one_brain_mask_is_refused_for_a_cohort(journey, moved, raw_cohort, tmp_path, fails) -> None:
+    mask = next(moved.glob("*_flair.nii.gz"))
+    assert "one patient" in fails(_segment(journey, raw_cohort, tmp_path / "masks", "--raw", "--brain-mask", str(mask)))
+    assert not (tmp_path / "masks").exists()
 
 
 def test_a_program_that_finds_no_brain_is_named(journey, moved, tmp_path, fails) -> None:

@@ -20,7 +20,7 @@ class RawFlags:
     Attributes:
         raw: The scans lie on different grids, are not registered, or show the skull.
         already_stripped: Raw scans without a skull: the brain is what lies above 0.
-        brain_mask: File with the brain, on the grid of one of the raw scans.
+        brain_mask: File with the brain of one patient, on the grid of one of the raw scans.
         hd_bet: The program hd-bet, which finds the brain; the one on PATH is found.
         reference: The sequence the others are laid upon (T1, T1ce, T2, FLAIR); the finest grid if auto.
         native: The sequence whose grid the mask takes; the reference if auto.
@@ -54,18 +54,6 @@ class RawFlags:
 
         brain = choose_brain(already_stripped=self.already_stripped, mask=self.brain_mask, hd_bet=self.hd_bet)
         return RawOptions(brain, _sequence(self.reference), _sequence(self.native), self.n4)
-
-
-def refuse_raw(flags: RawFlags) -> None:
-    """Refuse raw scans where many cases are segmented.
-
-    Raises:
-        SettingError: A flag is set.
-    """
-    from mindgap.errors import SettingError
-
-    if flags != RawFlags():
-        raise SettingError("--raw takes one patient at a time, not a cohort: name the folder of one.")
 
 
 def _sequence(word: str) -> Sequence | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mindgap.cli.dicom_input import DicomCase, DicomFlags, open_dicom, refuse_flags, write_dicom_seg
-from mindgap.cli.raw_input import RawFlags, refuse_raw
+from mindgap.cli.raw_input import RawFlags
 from mindgap.cli.terminal import parse, say
 
 
@@ -98,8 +98,7 @@ def run(words: Sequence[str]) -> int:
         raise SettingError("--layout bids takes a folder of NIfTI files or a table: it names masks by their case.")
     if not dicom and is_for_cohort(settings):
         refuse_flags(settings.dicom)
-        refuse_raw(settings.raw)
-        return run_cohort(settings)
+        return run_cohort(settings, raw)
     from mindgap.api import segment
 
     assert settings.model is not None

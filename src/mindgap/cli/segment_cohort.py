@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindgap.cli.segment import Segment
 from mindgap.cli.terminal import ProgressLine, say
+
+if TYPE_CHECKING:
+    from mindgap.data.raw import RawOptions
 
 
 def is_for_cohort(settings: Segment) -> bool:
@@ -23,8 +27,12 @@ def is_for_cohort(settings: Segment) -> bool:
     return many
 
 
-def run_cohort(settings: Segment) -> int:
+def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
     """Segment a cohort and say what failed.
+
+    Args:
+        settings: Of the command line.
+        raw: What is done to raw scans.
 
     Returns:
         0 when all went well, 1 when some cases failed.
@@ -60,6 +68,7 @@ def run_cohort(settings: Segment) -> int:
         force=settings.force,
         layout=settings.layout,
         probabilities=settings.probabilities,
+        raw=raw,
         progress=ProgressLine("segmenting"),
         drawing=lambda done, total, case_id: begun("drawing")(done, total, case_id),
         say=say,

@@ -49,6 +49,11 @@ class RawOptions:
     native: Sequence | None = None
     n4: bool = False
 
+    def describe(self) -> str:
+        """In one line, for whoever compares."""
+        chosen = {"reference": self.reference or "auto", "native": self.native or "reference", "n4": self.n4}
+        return f"brain {self.brain.name}, " + ", ".join(f"{name} {value}" for name, value in chosen.items())
+
 
 @dataclass(frozen=True, eq=False)
 class RawCase:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.nifti import is_own_mask, read_volume
+from mindgap.data.raw import RawOptions
 from mindgap.errors import InputError, MindgapError
 from mindgap.files import remove_leftovers, sha256_of
 from mindgap.inference.confidence import Confidence
@@ -23,6 +24,7 @@ from mindgap.inference.layout import (
 )
 from mindgap.inference.lock import hold
 from mindgap.inference.predictor import Predictor
+from mindgap.inference.raw import RawReading, find_raw, read_raw
 from mindgap.inference.record import Found, Reading, find_in, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
 from mindgap.regions import LabelConvention
@@ -59,6 +61,7 @@ def segment_cases(
     confidence: Confidence | None = None,
     layout: Layout = "folders",
     probabilities: bool = False,
+    raw: RawOptions | None = None,
     progress: Progress = lambda done, total, case: None,
 ) -> Outcome:
     """Segment a share of a cohort into ``out/CASE/CASE_seg.nii.gz`` and keep book of every case.
@@ -78,6 +81,8 @@ def segment_cases(
         confidence: What is known of the network.
         layout: A folder per case, or a BIDS derivative.
         probabilities: Also write the probabilities of the regions.
+        raw: How raw scans are registered and stripped, while the case before is computed; None for co-registered,
+            stripped images.
         progress: Called when a case has ended.
 
     Raises:
@@ -92,6 +97,7 @@ def segment_cases(
         "mirrored": predictor.tta,
         "layout": layout,
         "probabilities": probabilities,
+        "raw": None if raw is None else raw.describe(),
     }
     open_folder(out, shard, identity, resume=resume)
     if layout == "bids":
@@ -103,7 +109,7 @@ def segment_cases(
     share = f"share {shard.number}/{shard.count} of {out}"
     with hold(out / f".{shard.status_name}.lock", what=share), StatusBook(out, shard) as book:
         run = _Run(
-            predictor, out, convention, force, book, cases_written(out), outcome, layout, probabilities, confidence
+            predictor, out, convention, force, book, cases_written(out), outcome, layout, probabilities, confidence, raw
         )
         waiting = []
         for case_id in mine:
@@ -133,6 +139,7 @@ class _Run:
     layout: Layout
     probabilities: bool
     confidence: Confidence | None = None
+    raw: RawOptions | None = None
 
     def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
         """Take every case through the three steps."""
@@ -153,20 +160,25 @@ class _Run:
                 behind.result()
                 progress(len(waiting), waiting[-1].case_id)
 
-    def read(self, files: CaseFiles) -> Reading | str:
+    def read(self, files: CaseFiles) -> Reading | RawReading | str:
         """The case, or why it cannot be used."""
         try:
             self._check_place(files)
+            if self.raw is not None:
+                return read_raw(self.predictor, files, self.raw, force=self.force)
             return read_for(self.predictor, files, force=self.force)
         except Exception as error:  # whatever one case brings, the others go on
             return _one_line(files.case_id, error)
 
-    def find(self, reading: Reading) -> Found | str:
+    def find(self, reading: Reading | RawReading) -> Found | str:
         """What is in the case, or why that cannot be told."""
+        files = reading.reading.files if isinstance(reading, RawReading) else reading.files
         try:
+            if isinstance(reading, RawReading):
+                return find_raw(self.predictor, reading, self.confidence)
             return find_in(self.predictor, reading, self.confidence)
         except Exception as error:
-            return _one_line(reading.files.case_id, error)
+            return _one_line(files.case_id, error)
 
     def write(self, case_id: str, found: Found | str) -> None:
         """Write the mask, then the line that says so.
@@ -195,6 +207,7 @@ class _Run:
                 seconds=record["seconds"],
                 expected_dice=(record["confidence"] or {}).get("expected_dice", {}),
                 review=(record["confidence"] or {}).get("review", []),
+                native=record.get("raw", {}).get("native", ""),
             )
         )
         self.outcome.done.append(case_id)

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from mindgap.data.case import CaseFiles
 from mindgap.data.nifti import read_volume, volume_of_voxel_ml
 from mindgap.data.prepared import Placement
-from mindgap.data.raw import RawOptions, bring_back, to_atlas_grid
+from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
 from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence
 from mindgap.inference.predictor import Predictor, region_voxels
 from mindgap.inference.record import Found, Reading, find_in
 
 
-def segment_raw(
-    predictor: Predictor, files: CaseFiles, options: RawOptions, confidence: Confidence | None, *, force: bool = False
-) -> Found:
-    """Segment raw scans; region probabilities are resampled to the native grid and classes decided there.
+@dataclass(frozen=True, eq=False)
+class RawReading:
+    """Raw scans that were read and laid upon the atlas, before a network sees them.
+
+    Attributes:
+        reading: The case on the atlas grid.
+        raw: The way back.
+        seconds: What registration took.
+    """
+
+    reading: Reading
+    raw: RawCase
+    seconds: float
+
+
+def read_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, force: bool = False) -> RawReading:
+    """Open the scans a network looks at, and lay them upon the atlas.
 
     Args:
         predictor: The network.
         files: The scans on disk, each on a grid of its own; those the network does not use are not opened.
         options: How they are registered and stripped.
-        confidence: What is known of the network; it judges what was found on the atlas grid.
         force: Let a registration through that is not plausible.
 
     Raises:
@@ -40,10 +52,22 @@ def segment_raw(
     read = time.perf_counter()
     raw = to_atlas_grid(files.case_id, images, options, force=force)
     reading = Reading(files, raw.case, sha256, read - began, raw.record, raw.warnings)
-    on_atlas = find_in(predictor, reading, confidence).segmentation
-    maps = torch.from_numpy(bring_back(raw, on_atlas.probabilities))
+    return RawReading(reading, raw, time.perf_counter() - read)
+
+
+def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | None = None) -> Found:
+    """Segment on the atlas grid; region probabilities are resampled to the native grid and classes decided there.
+
+    Args:
+        predictor: The network.
+        given: The scans.
+        confidence: What is known of the network; it judges what was found on the atlas grid.
+    """
+    began = time.perf_counter()
+    on_atlas = find_in(predictor, given.reading, confidence).segmentation
+    maps = torch.from_numpy(bring_back(given.raw, on_atlas.probabilities))
     target = predictor.classes(maps)
-    voxel_ml = volume_of_voxel_ml(raw.native.affine)
+    voxel_ml = volume_of_voxel_ml(given.raw.native.affine)
     i, j, k = target.shape
     whole = Placement((i, j, k), (0, 1, 2), (False, False, False), (i, j, k), ((0, i), (0, j), (0, k)))
     found = replace(
@@ -51,7 +75,7 @@ def segment_raw(
         target=target,
         maps=maps,
         placement=whole,
-        like=raw.native,
+        like=given.raw.native,
         volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
     )
-    return Found(reading, found, time.perf_counter() - read)
+    return Found(given.reading, found, given.seconds + time.perf_counter() - began)

@@ -75,6 +75,7 @@ class CaseStatus:
         seconds: "read", "compute" and "write".
         expected_dice: Region -> expected Dice, None where it cannot be told; empty without a calibrated network.
         review: Why a human should look at the mask.
+        native: The sequence on whose grid the mask lies, where scans were raw.
         at: When, in UTC (ISO 8601).
     """
 
@@ -88,6 +89,7 @@ class CaseStatus:
     seconds: Mapping[str, float] = field(default_factory=dict)
     expected_dice: Mapping[str, float | None] = field(default_factory=dict)
     review: Sequence[str] = ()
+    native: str = ""
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
 
 
