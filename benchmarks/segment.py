@@ -24,10 +24,13 @@ from typing import Any, Literal, cast
 import torch
 from bounds import matrix_rate
 
+from mindgap.data.cohort import case_from_folder
 from mindgap.data.phantom import write_cohort
 from mindgap.data.prepared import Preparation
+from mindgap.inference.export import make_int8
+from mindgap.inference.exported import Exported, Gate, write_exported
 from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, save_network
+from mindgap.networks.weights import ModelCard, load_network, save_network
 from mindgap.processor import calm_threads, detect_processor
 from mindgap.sequences import SEQUENCES
 
@@ -105,8 +108,13 @@ def cold(name: str, case: Path, model: Path, out: Path) -> float:
     return seconds
 
 
-def make_model(folder: Path) -> Path:
-    """A VNet of width 16 with random weights; how it is trained plays no part in how fast it is."""
+def make_model(folder: Path, case: Path) -> Path:
+    """A VNet of width 16 with random weights; how it is trained plays no part in how fast it is.
+
+    Where bf16 is not native it has an int8 network beside it, as ``mindgap export`` leaves one for a trained network
+    that passes; random weights have no Dice to lose, so that its gate says nothing here. What int8 costs a trained
+    network is ``benchmarks/engines.py``.
+    """
     torch.manual_seed(0)
     card = ModelCard(
         architecture="vnet",
@@ -117,6 +125,10 @@ def make_model(folder: Path) -> Path:
         method="unimodal",
     )
     save_network(folder, build_network(card.architecture, card.arguments), card)
+    if not detect_processor("cpu").native_bf16:
+        make_int8(folder, [case_from_folder(case, label=False)])
+        unjudged = Gate(True, "random weights: only its speed is measured", {}, {}, 0)
+        write_exported(folder, load_network(folder).sha256, Exported(int8=unjudged))
     return folder
 
 
@@ -152,7 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         out = Path(made)
         case = settings.case or write_cohort(out / "phantoms", cases=1, seed=0, spacing_mm=1.0)[0]
-        model = settings.model or make_model(out / "model")
+        model = settings.model or make_model(out / "model", case)
         place = (case, model, out)
         warm = interleave(WARM, place, settings.rounds)
         same = interleave(SAME_WINDOWS, place, settings.rounds)
