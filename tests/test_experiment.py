@@ -35,7 +35,7 @@ RECIPES = {
     "dropout": DropoutRecipe(full_share=0.3, maps=False),
     "anysubset": AnySubsetRecipe(alignment_weight=0.5, full_share=0.1),
     "dynunet": DynUNetRecipe(full_share=0.3),
-    "compact": CompactRecipe(distillation_weight=0.5, each=False, full_share=0.1, loss="classes"),
+    "compact": CompactRecipe(distillation_weight=0.5, each=False, full_share=0.1, single_share=0.2, loss="classes"),
 }
 
 

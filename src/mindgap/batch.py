@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,19 +137,31 @@ class Batch:
         shown = torch.tensor([sequence in subset for sequence in self.sequences])
         return replace(self, present=self.available & shown)
 
-    def drop(self, full_share: float) -> Batch:
+    def drop(self, full_share: float, single_share: float = 0.0) -> Batch:
         """The same cases with random sequences absent, as ``chance`` decides; none loses all it has.
 
         Args:
-            full_share: Share of rows that keep everything; the others take one of the non-empty subsets of what is
-                available, each alike.
+            full_share: Share of rows that keep everything.
+            single_share: Share of rows that keep one sequence, each alike; the rest take one of the non-empty subsets
+                of what is available, each alike.
         """
+        rest = 1 - full_share - single_share
         rows = []
         for has, chance in zip(self.available.tolist(), self.chance, strict=True):
             own = [choice for choice in subsets_of(len(has)) if all(map(operator.le, choice, has))]
-            free = (chance - full_share) / (1 - full_share) if full_share < 1 else -1.0
-            rows.append(own[int(free * len(own))] if free >= 0 else tuple(has))
+            if chance < full_share:
+                rows.append(tuple(has))
+            elif chance < full_share + single_share or rest <= 0:
+                singles = [choice for choice in own if sum(choice) == 1]
+                rows.append(_at(singles, (chance - full_share) / single_share) if single_share > 0 else tuple(has))
+            else:
+                rows.append(_at(own, (chance - full_share - single_share) / rest))
         return replace(self, present=torch.tensor(rows, dtype=torch.bool).reshape(self.available.shape))
+
+
+def _at(choices: Sequence[tuple[bool, ...]], share: float) -> tuple[bool, ...]:
+    """The choice at a place between 0 (the first) and 1."""
+    return choices[min(int(share * len(choices)), len(choices) - 1)]
 
 
 Head = Literal["softmax", "sigmoid"]

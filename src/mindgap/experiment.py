@@ -21,7 +21,8 @@ from mindgap.methods import METHODS
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.teacher import TeacherRecipe
-from mindgap.networks.weights import load_network
+from mindgap.networks.ensemble import Ensemble
+from mindgap.networks.weights import TrainedNetwork, load_network
 from mindgap.runfiles import MANIFEST
 from mindgap.sequences import format_subset, parse_subset
 from mindgap.training.loop import Schedule
@@ -36,6 +37,9 @@ class Experiment:
         data: Folder of a prepared cohort (`mindgap prepare`).
         method: What is trained, with its own numbers.
         subset: Sequences the network sees, such as T1ce or T1+FLAIR; "all" is every sequence the data has.
+        start: Run or model folder, or the name of a network that comes with the package, whose weights this one starts
+            from: to go on with other settings, or to adapt a network to other cases.
+        start_member: Which network of it, where it is an ensemble, counted from 1.
         width: Channels of the backbone at full resolution.
         latent_channels: Channels of each sequence's latent.
         schedule: How long and how large.
@@ -55,6 +59,8 @@ class Experiment:
     data: Path
     method: AbstractRecipe = field(default_factory=TeacherRecipe)
     subset: str = "all"
+    start: Path | None = None
+    start_member: int = 1
     width: int = 16
     latent_channels: int = 4
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=2, crop=64, foreground=0.33))
@@ -148,16 +154,10 @@ def build_method(experiment: Experiment, store: Store) -> AbstractMethod:
         )
     path = experiment.method.teacher_path()
     teacher = load_network(path) if path is not None else None
-    if teacher is not None and teacher.card.preparation != json.loads(
-        json.dumps(dataclasses.asdict(store.preparation))
-    ):
-        raise SettingError(
-            f"the teacher in {path} was trained on data prepared with {teacher.card.preparation}, but {store.folder} "
-            f"was prepared with {dataclasses.asdict(store.preparation)}: use the same preparation for both."
-        )
-    if path is not None:
-        _refuse_leak(path, store)
-    return experiment.method.build(
+    if teacher is not None:
+        _refuse_other_preparation("the teacher", teacher, store)
+        _refuse_leak("teacher", teacher.folder, store)
+    method = experiment.method.build(
         Parts(
             store_sequences=available,
             subset=subset,
@@ -166,20 +166,78 @@ def build_method(experiment: Experiment, store: Store) -> AbstractMethod:
             teacher=teacher,
         )
     )
+    folder = start_folder(experiment)
+    if folder is not None:
+        _start_from(load_network(folder), experiment.start_member, method, store)
+    return method
 
 
-def _refuse_leak(teacher: Path, store: Store) -> None:
-    """Refuse a teacher that learnt from the test cases of the store."""
-    manifest = teacher / MANIFEST
+def start_folder(experiment: Experiment) -> Path | None:
+    """Where the network lies that a run starts from; None for random weights.
+
+    Raises:
+        SettingError: There is none of that name.
+    """
+    if experiment.start is None or Path(experiment.start).is_dir():
+        return experiment.start
+    from mindgap.inference.shipped import model_folder  # brings imaging, which a training machine may lack
+
+    return model_folder(experiment.start)
+
+
+def _start_from(known: TrainedNetwork, member: int, method: AbstractMethod, store: Store) -> None:
+    """Give the segmenter the weights of a trained network.
+
+    Raises:
+        SettingError: They do not fit, or learnt from the store's test cases.
+    """
+    _refuse_other_preparation("the network to start from", known, store)
+    _refuse_leak("network", known.folder, store)
+    if known.card.sequences != method.subset:
+        raise SettingError(
+            f"the network in {known.folder} sees {format_subset(known.card.sequences)}, this one is to see "
+            f"{format_subset(method.subset)}: start from a network of the same sequences."
+        )
+    network, architecture = known.network, known.card.architecture
+    if isinstance(network, Ensemble):
+        if not 1 <= member <= len(network.members):
+            raise SettingError(f"{known.folder} holds {len(network.members)} networks: there is no number {member}.")
+        network, architecture = network.members[member - 1], known.card.arguments["architecture"]
+    reason = f"it is {architecture}, not {method.architecture}."
+    if architecture == method.architecture:
+        try:
+            method.networks["segmenter"].load_state_dict(network.state_dict())
+            return
+        except RuntimeError as error:
+            reason = str(error)
+    raise SettingError(
+        f"the weights in {known.folder} do not fit the network that is to be trained: {reason} Use the method and the "
+        "numbers they were trained with (experiment.json of their run)."
+    )
+
+
+def _refuse_other_preparation(what: str, known: TrainedNetwork, store: Store) -> None:
+    """Refuse a network that was trained on another grid or scale of intensities than those of the store."""
+    here = json.loads(json.dumps(dataclasses.asdict(store.preparation)))
+    if known.card.preparation != here:
+        raise SettingError(
+            f"{what} in {known.folder} was trained on data prepared with {known.card.preparation}, but {store.folder} "
+            f"was prepared with {here}: use the same preparation for both."
+        )
+
+
+def _refuse_leak(what: str, folder: Path, store: Store) -> None:
+    """Refuse a network that learnt from the test cases of the store."""
+    manifest = folder / MANIFEST
     if not manifest.is_file():  # a model folder without the history of its run
         return
     cases = read_json(manifest)["cases"]
     leaked = sorted({*cases["train"], *cases["validation"]} & set(store.part("test")))
     if leaked:
         raise SettingError(
-            f"the teacher in {teacher} learnt from {len(leaked)} test cases of {store.folder} "
-            f"({', '.join(leaked[:3])}, ...): its students could not be scored on "
-            "them. Train the teacher on the same split."
+            f"the {what} in {folder} learnt from {len(leaked)} test cases of {store.folder} "
+            f"({', '.join(leaked[:3])}, ...): what learns from it could not be scored on them. Train the {what} on the "
+            "same split."
         )
 
 
@@ -222,13 +280,14 @@ def from_plain(value: dict[str, Any]) -> Experiment:
         raise SettingError(f"the settings are not those of this version of mindgap: {error}.") from error
 
 
-def course_hash(experiment: Experiment, *, data: str, teacher: str | None = None) -> str:
+def course_hash(experiment: Experiment, *, data: str, teacher: str | None = None, start: str | None = None) -> str:
     """Hash of all that decides the course of a run: settings, data, teacher; not paths, memory or how often it saves.
 
     Args:
         experiment: Settings.
         data: ``Store.fingerprint``.
         teacher: SHA-256 of the teacher's weights, where there is a teacher.
+        start: SHA-256 of the weights it starts from, where they are not random.
     """
     value = to_plain(experiment)
     for name in ("data", "save_every", "device", "residence"):
@@ -237,6 +296,7 @@ def course_hash(experiment: Experiment, *, data: str, teacher: str | None = None
         value["schedule"].pop(name)
     value["method"].pop("teacher", None)
     value |= {"data_fingerprint": data, "teacher_sha256": teacher}
+    value["start"] = start
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

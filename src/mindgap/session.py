@@ -25,7 +25,7 @@ from mindgap.data.store import Store, open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.evaluation.latents import gap_metrics
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
-from mindgap.experiment import Experiment, build_method, course_hash, method_name, to_plain
+from mindgap.experiment import Experiment, build_method, course_hash, method_name, start_folder, to_plain
 from mindgap.files import write_json
 from mindgap.methods.base import AbstractMethod
 from mindgap.networks import build_network
@@ -149,8 +149,13 @@ def open_session(
     if not resume:
         refuse_existing(out)
     store = open_store(experiment.data)
-    teacher = experiment.method.teacher_path()
-    course = course_hash(experiment, data=store.fingerprint, teacher=None if teacher is None else read_card(teacher)[1])
+    teacher, start = experiment.method.teacher_path(), start_folder(experiment)
+    course = course_hash(
+        experiment,
+        data=store.fingerprint,
+        teacher=None if teacher is None else read_card(teacher)[1],
+        start=None if start is None else read_card(start)[1],
+    )
     state, warnings = load_newest(out / CHECKPOINTS, settings=course)
     for warning in warnings:
         say(warning)

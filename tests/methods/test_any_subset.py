@@ -49,6 +49,20 @@ def test_every_subset_of_what_a_case_has_is_drawn_alike_and_the_full_one_more_of
     assert bool(with_chance(batch, *[0.99] * 4).drop(1.0).present[0].all())
 
 
+def test_single_sequences_are_drawn_more_often_where_that_is_asked_for(make_batch):
+    batch, counts = make_batch([(3, 0)]), Counter()
+    for chance in np.linspace(0, 1, 1500, endpoint=False).tolist():
+        present = with_chance(batch, *[chance] * 4).drop(0.2, 0.4).present
+        counts[tuple(present[0].tolist())] += 1
+        assert not present[3, 0]
+    assert len(counts) == 15
+    assert counts[(True,) * 4] == pytest.approx(1500 * (0.2 + 0.4 / 15), abs=3)
+    assert counts[(False, True, False, False)] == pytest.approx(1500 * (0.4 / 4 + 0.4 / 15), abs=3)
+    assert counts[(True, True, False, False)] == pytest.approx(1500 * 0.4 / 15, abs=3)
+    ends = [with_chance(batch, *[chance] * 4).drop(0.5, 0.5).present[0].tolist() for chance in (0.49, 0.5, 0.999999)]
+    assert [sum(row) for row in ends] == [4, 1, 1]
+
+
 def test_chance_is_drawn_with_the_step_and_shared_by_processes():
     settings = {"batch": 4, "cases": 3, "sequences": 4}
     one, other = (draw(Augmentation(), seed=0, step=step, **settings).chance for step in (0, 1))

@@ -22,8 +22,9 @@ from mindgap.networks.weights import WEIGHTS, load_network
 from mindgap.sequences import SUBSETS, parse_subset
 from mindgap.study.box import build_box, prepare_folds, score_folds
 from mindgap.study.card import write_card
+from mindgap.study.scale import Place, commands_of
 from mindgap.study.trial_tables import compare, subsets_markdown, trials_markdown
-from mindgap.study.trials import BOX, TRIALS, Trial, choose_trials, scale_of
+from mindgap.study.trials import BOX, TRIALS, Trial, choose_trials, runs_of, scale_of
 from mindgap.training.loop import Schedule
 
 TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
@@ -135,6 +136,20 @@ def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatc
     assert "+0.0 [+0.0, +0.0]" in text
 
 
+def test_a_trial_that_goes_on_from_another_needs_its_networks_first(tmp_path):
+    settled = TRIALS["settled"]
+    (run,) = settled.runs
+    assert [one.name for one in runs_of([settled])] == ["box-fold1", "settled-fold1"]
+    assert len(runs_of([TRIALS[BOX], settled])) == len(TRIALS[BOX].runs) + 1
+    assert run.after == "box-fold1"
+    assert run.seed not in {one.seed for one in TRIALS[BOX].runs}
+    place = Place(tmp_path, tmp_path, tmp_path / "folds")
+    train, _ = commands_of(run, scale_of([settled]), place)
+    assert train[train.index("--start") + 1] == str(tmp_path / "runs" / "box-fold1")
+    _, score = commands_of(TRIALS["dynunet"].runs[0], scale_of([TRIALS["dynunet"]]), place)
+    assert score[-2:] == ("--coverage", "tiles")
+
+
 def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
     assert [trial.name for trial in choose_trials(())] == [BOX, "dynunet"]
     with pytest.raises(SettingError, match="there is no trial 'nothing'"):
@@ -147,5 +162,6 @@ def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
         if trial.against is not None:
             assert set(trial.folds) & set(TRIALS[trial.against].folds)
     scale = scale_of(list(TRIALS.values()))
+    assert scale_of([TRIALS["settled"]]).steps_of(TRIALS[BOX].runs[0]) == 5000
     assert scale.steps_of(TRIALS["base"].runs[0]) == 800
     assert Path(scale.flags[1]).name == "box"

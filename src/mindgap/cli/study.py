@@ -113,7 +113,7 @@ def run(words: Sequence[str]) -> int:
     for name, reason in outcome.failed.items():
         say(f"failed: {name}: {reason} (log: {place.run(name) / 'study.log'})")
     for name in outcome.skipped:
-        say(f"not run, because its teacher failed: {name}")
+        say(f"not run, because the run it needs failed: {name}")
     return 1 if outcome.failed else 0
 
 
@@ -128,7 +128,7 @@ def run_box(settings: Study) -> int:
     from mindgap.study.execute import run_here
     from mindgap.study.keep import keep_runs
     from mindgap.study.scale import Place, jobs_at_once
-    from mindgap.study.trials import BOX, choose_trials, scale_of
+    from mindgap.study.trials import BOX, choose_trials, runs_of, scale_of
 
     if settings.presets != ("box",) or settings.anchors or settings.subsets or settings.slurm or settings.seeds != 1:
         raise SettingError("the study box stands alone, and takes no --anchors, --subsets, --seeds or --slurm.")
@@ -138,7 +138,7 @@ def run_box(settings: Study) -> int:
     if settings.data is None:
         raise SettingError("the study box needs a cohort with labels: name it with --data.")
     trials = choose_trials(tuple(filter(None, settings.methods.split(","))))
-    runs, scale = [run for trial in trials for run in trial.runs], scale_of(trials)
+    runs, scale = runs_of(trials), scale_of(trials)
     at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
     if settings.dry_run:
         print_runs(runs, scale, at_once=at_once)
@@ -197,7 +197,7 @@ def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int) -> None:
     for run in runs:
         seconds = scale.seconds_of(run)
         total += seconds
-        rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", duration(seconds), run.teacher or ""])
+        rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", duration(seconds), run.after or ""])
     print_table(["run", "sees", "steps", "about", "after"], rows)
     say(f"{len(rows)} runs with {' '.join(scale.flags)}")
     total /= GAIN_TOGETHER if at_once > 1 else 1

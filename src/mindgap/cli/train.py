@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,11 @@ def parse_experiment(words: list[str]) -> tuple[Any, Run, Any]:
     default = PRESETS[found.preset](Path("STORE"), METHODS[name]())
     recipe = METHODS[name]
     fields: list[Any] = [("data", Path)]
+    hints = typing.get_type_hints(type(default))
     for field in dataclasses.fields(default):
         if field.name not in ("data", "method"):
             value = getattr(default, field.name)
-            fields.append((field.name, type(value), dataclasses.field(default=value)))
+            fields.append((field.name, hints[field.name], dataclasses.field(default=value)))
     fields.insert(1, ("run", tyro.conf.OmitArgPrefixes[Run]))
     fields.append(("method", recipe, dataclasses.field(default=default.method)))
     fields.append(("resources", Resources, dataclasses.field(default=Resources())))

@@ -30,11 +30,13 @@ class Compact(AbstractMethod):
     Attributes:
         any_subset: It answers for every subset.
         full_share: Share of rows that keep all their sequences; with distillation every crop is seen whole anyway.
+        single_share: Share of rows that keep one sequence.
         loss: Dice of the nested regions, or of the classes as the paper's base has it.
     """
 
     any_subset: bool = True
     full_share: float = FULL_SHARE
+    single_share: float = 0.0
     loss: Loss = "regions"
 
     def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
@@ -43,9 +45,9 @@ class Compact(AbstractMethod):
         seen = batch.select(self.subset)
         terms_of = region_terms if self.loss == "regions" else segmentation_terms
         if self.term_weights.get("distillation", 0.0) == 0:
-            part = seen.drop(self.full_share)
+            part = seen.drop(self.full_share, self.single_share)
             return terms_of(self.networks["segmenter"](part.image, part.present).logits, batch.target)
-        part = seen.drop(0.0)
+        part = seen.drop(0.0, self.single_share)
         present = torch.cat([seen.present, part.present])
         output: Output = self.networks["segmenter"](seen.image.repeat(2, 1, 1, 1, 1), present)
         whole, partial = output.logits.chunk(2)
@@ -66,7 +68,9 @@ class CompactRecipe(AbstractRecipe):
         distillation_weight: Weight of the divergence from what it says of all sequences, which doubles the work of a
             step; 0 leaves it out.
         each: Whether the U-Net also sees every present sequence by itself, beside mean and variance.
-        full_share: Share of rows that keep all their sequences; the others draw one of the subsets alike.
+        full_share: Share of rows that keep all their sequences.
+        single_share: Share of rows that keep one sequence alone, each alike, which networks find hardest; the rest draw
+            one of the subsets alike.
         own_share: Weight of a case's own statistics against running averages when its latents are normalised in
             prediction; a half for batches of two, which training normalises together.
         loss: regions: Dice of WT, TC and ET and plain cross-entropy; classes: the two terms of the paper's base.
@@ -75,12 +79,18 @@ class CompactRecipe(AbstractRecipe):
     distillation_weight: float = 0.0
     each: bool = True
     full_share: float = FULL_SHARE
+    single_share: float = 0.0
     own_share: float = 0.5
     loss: Loss = "regions"
 
     def build(self, parts: Parts) -> Compact:
         """Build from parts."""
         check_full_share(self.full_share)
+        if self.single_share < 0 or self.full_share + self.single_share > 1:
+            raise SettingError(
+                f"single_share is {self.single_share} and full_share {self.full_share}: shares of the rows, together "
+                "at most 1."
+            )
         if not 0 <= self.own_share <= 1:
             raise SettingError(f"own_share is {self.own_share}: it is a share, within 0 and 1.")
         if self.distillation_weight < 0:
@@ -100,5 +110,6 @@ class CompactRecipe(AbstractRecipe):
             term_weights={"distillation": self.distillation_weight},
             citations=("mindgap",),
             full_share=self.full_share,
+            single_share=self.single_share,
             loss=self.loss,
         )

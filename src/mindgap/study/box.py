@@ -34,7 +34,7 @@ from mindgap.inference.decision import highest_expected_dice
 from mindgap.inference.export import cross_gate
 from mindgap.inference.exported import Exported, write_exported
 from mindgap.inference.predictor import Predictor
-from mindgap.inference.tiling import predict_whole
+from mindgap.inference.tiling import predict_tiled, predict_whole
 from mindgap.networks import build_network
 from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.vnet import STRIDE
@@ -116,6 +116,7 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
         judged = store.part("test")
         predictor = Predictor.load(place.run(run.name), device=place.device, engine="auto")
         cases, rows = ResidentCases(store, judged, subset=store.sequences), []
+        window = predictor.card.crop
         for index, case in enumerate(judged):
             batch = cases.whole(index)
             assert batch.target is not None
@@ -123,7 +124,11 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
             for subset in (some for some in SUBSETS if set(some) <= set(store.cases[case].sequences)):
                 seen = batch.show(subset)
                 image = fill_absent(seen.image, seen.present)[0]
-                maps = predict_whole(image, partial(predictor.engine, present=seen.present[0]), multiple=STRIDE).cpu()
+                run_it = partial(predictor.engine, present=seen.present[0])
+                if trial.coverage == "whole":
+                    maps = predict_whole(image, run_it, multiple=STRIDE).cpu()
+                else:
+                    maps = predict_tiled(image, run_it, window=window).cpu()
                 plain = classes_from_regions(maps, predictor.head)
                 for name, found in ((run.name, highest_expected_dice(maps)), (run.name + PLAIN, plain)):
                     rows += [_score(name, case, subset, region, found.numpy(), reference) for region in REGIONS]

@@ -72,8 +72,8 @@ def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Ru
     """
     here = {run.name for run in runs if is_finished(run, scale, place)}
     scored = here | {run.name for run in runs if is_kept(run, scale, place)}
-    taught_by = {run.teacher for run in runs if run.name not in scored}
-    missing = [run for run in runs if run.name not in scored or (run.name in taught_by and run.name not in here)]
+    needed = {run.after for run in runs if run.name not in scored}
+    missing = [run for run in runs if run.name not in scored or (run.name in needed and run.name not in here)]
     return [run for run in runs if run not in missing], missing
 
 
@@ -141,11 +141,11 @@ def queue(runs: Sequence[Run], scale: Scale, place: Place, resources: Resources,
     missing = [run for run in waiting if run.name not in busy]
     numbers = {name: job["job_id"] for name, job in _known_jobs(place.out).items()}
     for first in (True, False):
-        wave = [run for run in missing if (run.teacher is None) == first]
+        wave = [run for run in missing if (run.after is None) == first]
         for run in wave:
             _give_orders(run, scale, place)
-        teachers = {run.teacher for run in wave if run.teacher and run.teacher not in outcome.done}
-        after = [numbers[name] for name in sorted(teachers)]
+        first_ones = {run.after for run in wave if run.after and run.after not in outcome.done}
+        after = [numbers[name] for name in sorted(first_ones)]
         jobs = [Job(run.name, commands_of(run, scale, place)) for run in wave]
         for job in launch(jobs, place.out, resources, after=after, at_once=at_once):
             numbers[job.name] = job.job_id
@@ -238,10 +238,10 @@ def _start_what_can(
     waiting: list[Run], children: dict[str, _Child], outcome: Outcome, *, at_once: int, scale: Scale, place: Place
 ) -> None:
     for run in list(waiting):
-        if run.teacher in outcome.failed or run.teacher in outcome.skipped:
+        if run.after in outcome.failed or run.after in outcome.skipped:
             waiting.remove(run)
             outcome.skipped.append(run.name)
-        elif len(children) < at_once and (run.teacher is None or run.teacher in outcome.done):
+        elif len(children) < at_once and (run.after is None or run.after in outcome.done):
             waiting.remove(run)
             children[run.name] = _Child(run, scale, place, threads=max(cpu_count() // at_once, 1))
 

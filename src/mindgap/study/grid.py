@@ -31,9 +31,11 @@ class Run:
         anchor: Of the teacher, or of the teacher the student learns from; None where there is none.
         k: Anchor sequence, where the anchor is k.
         backbone: Of a teacher.
-        teacher: Name of the run that has to be done first.
+        teacher: Name of the run it learns from, which has to be done first.
+        start: Name of the run whose weights it starts from, which has to be done first; None starts from random ones.
         fold: Of a cross-validation, counted from 1; None where the split of the study is used.
-        extra: More words of the command line.
+        extra: More words of the training's command line.
+        score_extra: More words of the scoring's command line.
     """
 
     name: str
@@ -46,6 +48,13 @@ class Run:
     teacher: str | None = None
     fold: int | None = None
     extra: tuple[str, ...] = ()
+    score_extra: tuple[str, ...] = ()
+    start: str | None = None
+
+    @property
+    def after(self) -> str | None:
+        """Name of the run that has to be done first."""
+        return self.teacher or self.start
 
     @property
     def flags(self) -> tuple[str, ...]:

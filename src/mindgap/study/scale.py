@@ -122,5 +122,7 @@ def commands_of(run: Run, scale: Scale, place: Place) -> tuple[tuple[str, ...], 
     train += ["--data", str(place.store_of(run)), "--out", str(folder), "--device", place.device, "--resume"]
     if run.teacher:
         train += ["--teacher", str(place.run(run.teacher))]
+    if run.start:
+        train += ["--start", str(place.run(run.start))]
     score = ["evaluate", str(place.data), "--model", str(folder), "--name", run.name, "--device", place.device]
-    return tuple(train), (*score, *scale.score_flags)
+    return tuple(train), (*score, *scale.score_flags, *run.score_extra)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mindgap.errors import SettingError
-from mindgap.study.grid import Run
+from mindgap.study.grid import Run, unique
 from mindgap.study.scale import Scale
 
 FOLDS = 4
 STEPS, TRIED_STEPS = 5000, 800
 BOX, OUTSIDE = "box", "dynunet"
 SPACING_MM = 2.0
-BASE = "base"
-"""The trial that the other short ones are compared with."""
+BASE, LONGER = "base", "longer"
+"""The trials that other short ones are compared with: from random weights, and going on from the box."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Trial:
         steps: Of each fold.
         folds: Which, counted from 1.
         against: The trial its scores are held against; None for a first one.
+        start: The trial whose network of the same fold it starts from; None starts from random weights.
+        coverage: How its networks are scored: in one pass, or in half-overlapping tiles of the crops they were trained
+            with.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Trial:
     steps: int = TRIED_STEPS
     folds: tuple[int, ...] = (1,)
     against: str | None = BASE
+    start: str | None = None
+    coverage: Literal["whole", "tiles"] = "whole"
 
     @property
     def runs(self) -> list[Run]:
@@ -50,12 +56,19 @@ class Trial:
                 self.seed(fold),
                 fold=fold,
                 extra=tuple(self.flags.split()),
+                score_extra=("--coverage", self.coverage),
+                start=f"{self.start}-fold{fold}" if self.start else None,
             )
             for fold in self.folds
         ]
 
     def seed(self, fold: int) -> int:
-        """Of the run of a fold; short trials share one, so that they differ in nothing else."""
+        """Of the run of a fold; short trials share one, so that they differ in nothing else.
+
+        A network that goes on from another one meets other draws than that one met.
+        """
+        if self.start:
+            return FOLDS + fold
         return fold if self.steps == STEPS else 0
 
 
@@ -65,6 +78,7 @@ _WIDER = (
     "--scale 0.25 --gamma 0.35 --bias 0.3 --noise 0.1 --warp 0.7 --rotate 0.35 --zoom 0.2 --elastic 0.06 --blur 0.15 "
     "--curve 0.2 --slab 0.05 --average 0.995"
 )
+_MORE = "--learning-rate 1e-3 --average 0.99"
 _TRIALS = (
     Trial(BOX, "what is shipped, one network a fold", steps=STEPS, folds=_ALL, against=OUTSIDE),
     Trial(
@@ -74,6 +88,7 @@ _TRIALS = (
         steps=STEPS,
         folds=(1, 3),
         against=None,
+        coverage="tiles",
     ),
     Trial(BASE, "the network of the box, 800 steps, intensities vary only", flags=_STRONG, against=None),
     Trial("class-loss", "cross-entropy and Dice of classes, not of regions", flags=f"{_STRONG} --loss classes"),
@@ -84,6 +99,21 @@ _TRIALS = (
         flags=f"{_STRONG} --batch 1 --distillation-weight 0.5",
     ),
     Trial("larger-crop", "one crop of 64^3 in place of two of 48^3", flags=f"{_STRONG} --batch 1 --crop 64"),
+    Trial(LONGER, "the box, 800 steps more", flags=_MORE, start=BOX, against=BOX),
+    Trial(
+        "settled",
+        "800 steps more, normalisations by running averages as in prediction",
+        flags=f"{_MORE} --settle 1 --own-share 0",
+        start=BOX,
+        against=LONGER,
+    ),
+    Trial(
+        "singles",
+        "800 steps more, half of the rows with one sequence",
+        flags=f"{_MORE} --single-share 0.5",
+        start=BOX,
+        against=LONGER,
+    ),
 )
 TRIALS = {trial.name: trial for trial in _TRIALS}
 
@@ -100,9 +130,20 @@ def choose_trials(names: Sequence[str]) -> list[Trial]:
     return [trial for trial in _TRIALS if trial.name in (names or (BOX, OUTSIDE))]
 
 
-def scale_of(trials: Sequence[Trial], *, steps: int | None = None) -> Scale:
-    """Size of the runs of some trials; ``steps`` replaces those of all of them, for a look at the machinery."""
-    wanted = {run.name: steps or trial.steps for trial in trials for run in trial.runs}
+def runs_of(trials: Sequence[Trial]) -> list[Run]:
+    """The runs of some trials, each once, and before them those they start from."""
+    runs: list[Run] = []
+    for trial in trials:
+        if trial.start is not None:
+            runs += [run for run in TRIALS[trial.start].runs if run.fold in trial.folds]
+        runs += trial.runs
+    return unique(runs)
+
+
+def scale_of(trials: Sequence[Trial]) -> Scale:
+    """Size of the runs of some trials, and of those they start from."""
+    known = {run.name: trial.steps for trial in TRIALS.values() for run in trial.runs}
+    wanted = {run.name: known[run.name] for run in runs_of(trials)}
     costs = {"": 0.25, "dynunet": 0.17}
     return Scale(
         "box",
@@ -111,5 +152,5 @@ def scale_of(trials: Sequence[Trial], *, steps: int | None = None) -> Scale:
         {"": STEPS, **wanted},
         costs,
         120.0,
-        ("--grid", "model", "--engine", "auto", "--coverage", "whole"),
+        ("--grid", "model", "--engine", "auto"),
     )

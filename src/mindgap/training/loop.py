@@ -18,6 +18,7 @@ from mindgap.data.resident import ResidentCases
 from mindgap.errors import MindgapError, SettingError
 from mindgap.methods.base import AbstractMethod, Player
 from mindgap.networks.blocks import channels_last
+from mindgap.networks.settling import running_averages, settle_norms
 from mindgap.training.checkpoint import TrainingState, random_state, set_random_state
 from mindgap.training.memory import MemoryShort, explain_shortage, recompute_activations
 from mindgap.training.optimisation import (
@@ -46,6 +47,9 @@ class Schedule:
         accumulate: Micro-batches a step is computed in, one after the other; takes that much less memory. Terms that
             couple the cases of a batch, and BatchNorm, then see one micro-batch.
         recompute: Compute activations again in the backward pass instead of keeping them; the weights stay the same.
+        settle: Share of the steps, at the end, in which normalisations use their running averages, as prediction does.
+            Before, a crop is normalised with what happens to be in its batch; what is learnt in these steps is the
+            function that predicts.
     """
 
     steps: int
@@ -55,6 +59,7 @@ class Schedule:
     log_every: int = 1
     accumulate: int = 1
     recompute: bool = False
+    settle: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.log_every < 1 or self.accumulate < 1:
@@ -63,9 +68,15 @@ class Schedule:
             raise SettingError(f"crop is {self.crop}: choose a multiple of 16, the stride of the network.")
         if not 0 <= self.foreground <= 1:
             raise SettingError(f"foreground is {self.foreground}: it is a share, 0 to 1.")
+        if not 0 <= self.settle <= 1:
+            raise SettingError(f"settle is {self.settle}: it is a share of the steps, 0 to 1.")
         if self.batch % self.accumulate:
             raise SettingError(f"a batch of {self.batch} cannot be cut into {self.accumulate} equal micro-batches.")
         self.refuse_single_values(self.accumulate)
+
+    def is_settled(self, step: int) -> bool:
+        """Whether normalisations hold still at a step, counted from 1."""
+        return step > round((1 - self.settle) * self.steps)
 
     def refuse_single_values(self, parts: int) -> None:
         """Refuse a batch cut into so many parts that BatchNorm has nothing to normalise."""
@@ -151,6 +162,7 @@ class Training:
         self.average = AveragedWeights(self.segmenter, optimisation.average) if optimisation.average else None
         self._sound = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._ahead: tuple[Draws, Draws] | None = None
+        self._settled = False
 
     @property
     def segmenter(self) -> nn.Module:
@@ -218,6 +230,8 @@ class Training:
 
     def _step(self) -> dict[str, float]:
         number, schedule = self.finished + 1, self.schedule
+        if not self._settled and schedule.is_settled(number):
+            self._settle()
         logged = number % schedule.log_every == 0 or number == schedule.steps
         draws, own = self._ahead or self._draw(self.finished)
         batches = self.cases.batch(own, self.augmentation, crop=schedule.crop).split(schedule.accumulate)
@@ -265,6 +279,18 @@ class Training:
             optimiser.zero_grad(set_to_none=True)
         if self.average is not None and player is self.method.players[-1]:
             self.average.update()
+
+    def _settle(self) -> None:
+        """Let normalisations use their running averages from here on: those of the averaged weights, if there are any.
+
+        A run that goes on from a checkpoint of a later step finds them as they were.
+        """
+        self._settled = True
+        for network in self.method.networks.values():
+            settle_norms(network)
+        if self.average is not None and not self.schedule.is_settled(self.finished):
+            for name, value in running_averages(self.segmenter):
+                value.copy_(self.average.state[name])
 
     def _draw(self, step: int) -> tuple[Draws, Draws]:
         """What chance decides about a whole step, and about the rows that this process computes."""
