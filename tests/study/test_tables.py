@@ -2,10 +2,12 @@
 
 import csv
 import io
+import json
 
 import pytest
 
 from mindgap.evaluation.scores import Score, write_scores
+from mindgap.sequences import SEQUENCES
 from mindgap.study import grid, layouts
 from mindgap.study.grid import Choice
 from mindgap.study.layouts import build_table
@@ -55,6 +57,20 @@ def test_a_missing_seed_is_said_and_the_others_count(tmp_path):
     assert column(table, "between seeds", anchor="P_*") == ["14.14; 2 of 3 seeds"]
     # only seed 0 has both
     assert column(table, "minus without alignment", anchor="P_*") == ["+10.00 [+10.00, +10.00]"]
+
+
+def test_the_weights_of_the_anchor_are_those_of_the_kept_network(tmp_path):
+    for run, weight in zip(by_seed(grid.teacher("mixture", 0), 2), (0.8, 1.2), strict=True):
+        write(tmp_path, run, [0.5] * 12)
+        lines = [{"step": step, **{f"anchor_weight/{s}": value for s in SEQUENCES}} for step, value in
+                 ((200, 9.0), (400, weight), (600, 9.0))]  # fmt: skip
+        (tmp_path / run.name / "validations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (tmp_path / run.name / "manifest.json").write_text(json.dumps({"best": {"step": 400, "score": 0.5}}))
+    table = build_table("table4", Results(tmp_path), Choice(seeds=2))
+    (note,) = [note for note in table.notes if note.startswith("Weights of P_*")]
+    assert "T1 1.00 (0.80 to 1.20), T2 1.00 (0.80 to 1.20)" in note
+    assert "2 seeds" in note
+    assert "T1ce 2.2055" in note
 
 
 def test_a_method_the_paper_does_not_know_has_a_row_without_its_numbers(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
-from mindgap.sequences import SUBSETS, format_subset, make_subset, sequence_from_alias
+from mindgap.sequences import SEQUENCES, SUBSETS, format_subset, make_subset, sequence_from_alias
 from mindgap.study import grid
 from mindgap.study.grid import ANCHORS, ANY_SUBSET, SINGLES, STUDENTS, Choice, Run
 from mindgap.study.results import ALL, AVERAGE, Results, by_seed, compare_values
@@ -181,8 +181,29 @@ def _table4(results: Results, choice: Choice) -> Table:
     if found is not None:
         _add(table, ["best single threshold", ALL, ""], found, printed(None))
     tests.finish()
-    table.notes += common_notes(choice)
+    weights = _anchor_weights(results, by_seed(grid.teacher("mixture", 0), choice.seeds))
+    table.notes += [*common_notes(choice), *weights]
     return table
+
+
+def _anchor_weights(results: Results, seeds: Sequence[Run]) -> list[str]:
+    """What the weights of P_* were when the kept networks were chosen, beside the paper's."""
+    found = [weights for run in seeds if (weights := results.anchor_weights(run))]
+    if not found:
+        return []
+    ours = ", ".join(
+        f"{sequence} {sum(values) / len(values):.2f}"
+        + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
+        for sequence, values in ((s, [weights[str(s)] for weights in found]) for s in SEQUENCES)
+    )
+    printed_ones = ", ".join(
+        f"{s} {w}" for s, w in zip(SEQUENCES, paper()["pstar_weights_T1_T2_T1ce_Flair"], strict=True)
+    )
+    return [
+        f"Weights of P_* (4 softmax(a), 1 at the start) in the network that was kept: {ours}; {len(found)} "
+        f"{'seed' if len(found) == 1 else 'seeds'}. The "
+        f"paper prints {printed_ones}; neither says how informative a sequence is."
+    ]
 
 
 def _anysubset(results: Results, choice: Choice) -> Table:

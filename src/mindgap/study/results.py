@@ -13,12 +13,13 @@ from mindgap.evaluation.scores import Score, read_scores, values_of
 from mindgap.evaluation.statistics import Interval, bootstrap_mean, paired_difference, seed_average, wilcoxon
 from mindgap.evaluation.summary import mean_dice_of_cases
 from mindgap.files import read_json
-from mindgap.runfiles import EVALUATION, MANIFEST, SCORES
+from mindgap.runfiles import EVALUATION, MANIFEST, SCORES, VALIDATIONS, read_lines
 from mindgap.sequences import SEQUENCES, format_subset
 from mindgap.study.grid import Run
 from mindgap.study.keep import ORDERS
 
 _PARTS = {"train": "train", "validation": "validate", "test": "test"}
+_WEIGHT = "anchor_weight/"
 AVERAGE = "Avg"
 COLUMNS = ("WT", "TC", "ET", "ETpp", AVERAGE)
 """Regions, ET without small predictions, and the mean of the first three in each case."""
@@ -72,6 +73,15 @@ class Results:
         """A file of a run, if it is there."""
         paths = (folder / run.name / name for folder in self.folders)
         return next((path for path in paths if path.is_file()), None)
+
+    def anchor_weights(self, run: Run) -> dict[str, float]:
+        """Sequence -> weight of its distribution in P_*, in the kept network; empty where it was not logged."""
+        path, manifest = self.path(run, VALIDATIONS), self.path(run, MANIFEST)
+        if path is None or manifest is None:
+            return {}
+        best = read_json(manifest)["best"]["step"]
+        line = next((line for line in read_lines(path) if line["step"] == best), {})
+        return {key.removeprefix(_WEIGHT): value for key, value in line.items() if key.startswith(_WEIGHT)}
 
     def cases(
         self, seeds: Sequence[Run], column: str, *, subset: str | None = None, model: str = ""
