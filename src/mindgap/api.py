@@ -36,6 +36,7 @@ from mindgap.inference.record import check_mask_place, find_in, read_for, write_
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering, answering_cohort
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
+from mindgap.networks.weights import Decision
 from mindgap.regions import find_convention
 from mindgap.runfiles import EVALUATION, MANIFEST, OVERLAYS, PREDICTIONS, REPORT, SCORES, THRESHOLDS
 from mindgap.sequences import Subset, parse_subset
@@ -289,6 +290,7 @@ def evaluate(
     precision: str = "auto",
     coverage: Coverage = "tiles",
     engine: str = "torch",
+    decision: Decision | None = None,
     progress: Progress = silent,
 ) -> tuple[list[Score], dict[str, str]]:
     """Score a trained network on a cohort, beside the best single threshold.
@@ -310,6 +312,8 @@ def evaluate(
         precision: auto, fp32 or bf16.
         coverage: As in :func:`segment`.
         engine: As in :func:`segment`; the paper's tables take torch.
+        decision: How probabilities become a mask, "most_probable" class or highest "expected_dice"; as the model's card
+            says when None.
         progress: Called after each subset of each case.
 
     Returns:
@@ -321,7 +325,9 @@ def evaluate(
     """
     if out is not None and out.is_dir():
         raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
-    predictor = Predictor.load(model, device=device, precision=precision, coverage=coverage, engine=engine)
+    predictor = Predictor.load(
+        model, device=device, precision=precision, coverage=coverage, engine=engine, decision=decision
+    )
     cohort, convention = discover_labelled(data, labels)
     chosen, missing = _choose_cases(cohort, model) if cases == "test" else (list(cohort.cases), dict(cohort.rejected))
     thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline else None
@@ -363,6 +369,7 @@ def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> di
         **rules.to_plain(),
         "spacings_mm": sorted(result.spacings_mm),
         "coverage": predictor.coverage,
+        "decision": predictor.decision,
         "engine": predictor.choice.name,
         "precision": predictor.precision,
         "model_sha256": predictor.sha256,

@@ -72,6 +72,16 @@ def test_one_network_is_scored_on_all_fifteen_subsets(
     assert "ETpp" in page.read_text()
 
 
+def test_the_mask_may_be_decided_by_expected_dice(journey) -> None:
+    words, found = ("--metrics", "hd95", "--baseline", "none"), {}
+    for decision in ("card", "most_probable", "expected_dice"):
+        code, record = _evaluate(journey, journey.flair, *words, "--decision", decision)
+        assert code == 0
+        assert record["decision"] == ("most_probable" if decision == "card" else decision)
+        found[decision] = [(row.region, row.predicted_ml) for row in read_scores(journey.flair / "scores.csv")]
+    assert found["card"] == found["most_probable"] != found["expected_dice"]
+
+
 def test_chosen_subsets_and_no_others(journey, anything: Path) -> None:
     code, record = _evaluate(journey, anything, "--subsets", "flair+t1c,T2", "--metrics", "hd95")
     assert code == 0

@@ -40,6 +40,9 @@ class Evaluate:
         labels: Label convention of DATA, where its files do not tell.
         name: Name of the network in the table; the run folder's by default.
         coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass.
+        decision: How probabilities become a mask. most_probable takes the class of each voxel, as in the paper.
+            expected_dice takes of each region the mask whose Dice is expected to be highest, which is not empty where a
+            sequence shows a region poorly. card: as the network is meant to be used.
         engine: What computes: torch, as for the tables of the paper, or openvino; auto takes what `doctor` shows.
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
@@ -58,6 +61,7 @@ class Evaluate:
     labels: str | None = None
     name: str | None = None
     coverage: Literal["tiles", "whole"] = "tiles"
+    decision: Literal["card", "most_probable", "expected_dice"] = "card"
     engine: Literal["auto", "torch", "openvino"] = "torch"
     device: str = "auto"
     precision: str = "auto"
@@ -91,6 +95,7 @@ def run(words: Sequence[str]) -> int:
         precision=settings.precision,
         coverage=settings.coverage,
         engine=settings.engine,
+        decision=None if settings.decision == "card" else settings.decision,
         progress=ProgressLine("scoring"),
     )
     spacings_mm = [(x, y, z) for x, y, z in read_json(settings.model / EVALUATION)["spacings_mm"]]
