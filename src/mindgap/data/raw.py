@@ -52,7 +52,8 @@ class RawOptions:
     def describe(self) -> str:
         """In one line, for whoever compares."""
         chosen = {"reference": self.reference or "auto", "native": self.native or "reference", "n4": self.n4}
-        return f"brain {self.brain.name}, " + ", ".join(f"{name} {value}" for name, value in chosen.items())
+        brain = "already stripped" if self.brain.already_stripped else "mask" if self.brain.mask else "hd-bet"
+        return f"brain {brain}, " + ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 @dataclass(frozen=True, eq=False)
