@@ -138,3 +138,41 @@ def test_a_network_that_holds_a_layer_under_two_names_is_saved_and_comes_back(tm
     image, present = torch.rand(1, 4, 32, 32, 32), torch.ones(1, 4, dtype=torch.bool)
     with torch.no_grad():
         assert torch.equal(found(image, present).logits, network(image, present).logits)
+
+
+def test_in_half_the_space_weights_are_rounded_and_averages_are_not(saved, tmp_path):
+    _, network, card = saved
+    torch.manual_seed(1)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(1e5, 2e5)  # float16 ends at 65,504
+    assert any(name.endswith("running_var") for name in network.state_dict())
+    save_network(tmp_path / "half", network, card, half=True)
+    save_network(tmp_path / "whole", network, card)
+    state, learnt = load_network(tmp_path / "half").network.state_dict(), dict(network.named_parameters())
+    for name, value in network.state_dict().items():
+        expected = value.half().float() if name in learnt else value
+        assert torch.equal(state[name], expected), name
+    kinds = {name: value.dtype for name, value in load_file(tmp_path / "half" / WEIGHTS).items()}
+    assert all(kinds[name] == torch.float16 for name in learnt)
+    sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_weight_that_half_the_space_cannot_hold_keeps_all_of_it(saved, tmp_path):
+    _, network, card = saved
+    weight = next(p for name, p in network.named_parameters() if name.endswith("conv.weight") or p.ndim == 5)
+    weight.data.flatten()[0] = 7e4
+    save_network(tmp_path / "half", network, card, half=True)
+    found = dict(load_network(tmp_path / "half").network.named_parameters())
+    name = next(name for name, p in network.named_parameters() if p is weight)
+    assert torch.equal(found[name], weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(saved, value, tmp_path):
+    _, network, card = saved
+    next(buffer for name, buffer in network.named_buffers() if name.endswith("running_var")).flatten()[0] = value
+    save_network(tmp_path / "spoilt", network, card)
+    with pytest.raises(MindgapError, match=r"not finite .*running_var"):
+        load_network(tmp_path / "spoilt")

@@ -1,6 +1,7 @@
 """The network in the box from two folds of six tiny phantoms: trained, decided, put together, calibrated."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from mindgap.api import evaluate, silent, train
 from mindgap.data.cohort import case_from_folder
 from mindgap.data.store import open_store
 from mindgap.errors import SettingError
-from mindgap.evaluation.scores import read_scores
+from mindgap.evaluation.scores import Score, read_scores
 from mindgap.experiment import PRESETS
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.decision import highest_expected_dice
@@ -19,11 +20,11 @@ from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe
 from mindgap.networks.weights import WEIGHTS, load_network
-from mindgap.sequences import SUBSETS, parse_subset
+from mindgap.sequences import SUBSETS, format_subset, parse_subset
 from mindgap.study.box import build_box, prepare_folds, score_folds
 from mindgap.study.card import write_card
 from mindgap.study.scale import Place, commands_of
-from mindgap.study.trial_tables import compare, subsets_markdown, trials_markdown
+from mindgap.study.trial_tables import compare, subsets_markdown, targets_markdown, trials_markdown
 from mindgap.study.trials import BOX, TRIALS, Trial, choose_trials, runs_of, scale_of
 from mindgap.training.loop import Schedule
 
@@ -107,6 +108,21 @@ def test_its_test_cases_can_be_scored_like_those_of_a_run(made, place):
     assert len(table) == 3, "one subset, and no mean of fifteen"
     assert table[2].startswith("| FLAIR | 3 | ")
     assert "not run" not in table[2]
+
+
+def test_what_was_asked_for_is_held_against_what_was_found():
+    values = {"T1": 0.3, "T2": 0.6, "T1ce": 0.4, "FLAIR": 0.8}
+    rows = []
+    for subset in SUBSETS:
+        for region in ("WT", "TC", "ET"):
+            dice = max(values[str(sequence)] for sequence in subset) + 0.05 * (len(subset) == 4)
+            for model, found in (("box", dice), ("threshold", 0.35)):
+                rows.append(Score(model, "a", format_subset(subset), region, found, math.nan, 1.0, 1.0))
+    lines = targets_markdown(rows).splitlines()
+    assert "| all four sequences, WT / TC / ET | 82 / 65 / 62 | 85.0 / 85.0 / 85.0 | reached |" in lines
+    assert "| FLAIR alone, WT | 75 | 80.0 | reached |" in lines
+    assert "| T1ce alone, ET | 55 | 40.0 | **missed: ET** |" in lines
+    assert lines[-1].endswith("| **missed: T1 WT, T1 TC, T1 ET** |")
 
 
 def test_its_card_names_it(made):

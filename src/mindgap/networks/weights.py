@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import read_json, sha256_of, write_aside, write_json
@@ -65,13 +65,16 @@ def save_network(folder: Path, network: nn.Module, card: ModelCard, *, half: boo
     """Write model.safetensors and, last, model.json (whose presence says that the model is whole).
 
     With ``half`` weights are written in float16, which takes half the space; they are computed with in float32 again.
+    What float16 cannot hold stays float32: running averages of normalisations, whose variances may lie above its
+    largest number, 65,504, and every tensor with such a number in it.
 
     Two files cannot be renamed at once. While the weights of a standing model are replaced its card speaks of both
     models, so that a kill at any moment leaves one of them whole.
     """
     # cloned: some networks (DynUNet) hold a layer under two names, and the format keeps no memory that is shared
+    learnt = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     tensors = {
-        name: (tensor.half() if half and tensor.is_floating_point() else tensor)
+        name: (tensor.half() if half and name in learnt and _fits_half(tensor) else tensor)
         .detach()
         .cpu()
         .clone(memory_format=torch.contiguous_format)
@@ -97,6 +100,10 @@ def save_network(folder: Path, network: nn.Module, card: ModelCard, *, half: boo
         if before is not None:
             write_json(folder / MODEL_CARD, {**value, _BEFORE: before})
     write_json(folder / MODEL_CARD, value)
+
+
+def _fits_half(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool((tensor.abs() <= torch.finfo(torch.float16).max).all())
 
 
 def read_card(folder: Path) -> tuple[ModelCard, str]:
@@ -138,7 +145,7 @@ def load_network(folder: Path) -> TrainedNetwork:
     """Rebuild a trained network, in eval mode, on the CPU.
 
     Raises:
-        MindgapError: Weights are missing, damaged, or of another architecture than the card says.
+        MindgapError: Weights are missing, damaged, not finite, or of another architecture than the card says.
     """
     card, expected = read_card(folder)
     path = folder / WEIGHTS
@@ -155,6 +162,12 @@ def load_network(folder: Path) -> TrainedNetwork:
             f"{path} does not fit architecture {card.architecture} {card.arguments} of {MODEL_CARD}: {error} "
             "Copy the whole folder of the run again, or update mindgap."
         ) from error
+    spoilt = [name for name, value in network.state_dict().items() if not bool(value.isfinite().all())]
+    if spoilt:
+        raise MindgapError(
+            f"{path} holds numbers that are not finite ({', '.join(spoilt[:3])}): parts of the network would be "
+            "silent. Train it again, or take an earlier copy."
+        )
     return TrainedNetwork(network.eval(), card, folder, found)
 
 

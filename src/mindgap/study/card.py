@@ -7,7 +7,7 @@ from pathlib import Path
 from mindgap.evaluation.scores import read_scores
 from mindgap.files import write_text
 from mindgap.inference.shipped import CARD, Shipped
-from mindgap.study.trial_tables import subsets_markdown
+from mindgap.study.trial_tables import subsets_markdown, targets_markdown
 
 _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
 
@@ -25,7 +25,7 @@ _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
   taught nothing and chose nothing.
 - **Reliability**: expected Dice, calibration and `mindgap advise` come from predictions for the {cases} cases by the
   member that had not seen them. The average of the members is a little better than that, and less sure of itself.
-- **Weights**: {megabytes:.1f} MB, float16, sha256 {sha256}
+- **Weights**: {megabytes:.1f} MB, float16 (averages of normalisations float32), sha256 {sha256}
 - **Made by** `mindgap study box` (docs/model.md: recipe, what was tried, comparisons).
 
 ## Known failures
@@ -38,6 +38,12 @@ _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
 - **Other scanners, sites and protocols**: {cases} patients of a few centres are not the world. The warning about images
   unlike the known ones sees brightness and size only.
 - **Small lesions** of less than about 1 mL vanish on the {spacing:g} mm grid.
+"""
+_TRIED = """
+For T1ce alone were tried: statistics of the case itself in normalisation (kept), the mask of highest expected Dice
+(kept), Dice of regions in place of classes (kept), stronger augmentation, distillation from what is said of all
+sequences, larger crops (docs/model.md has the numbers). T1 beside T1ce mends most of it: what is bright before contrast
+cannot be told from what enhances otherwise.
 """
 
 
@@ -66,6 +72,9 @@ def write_card(network: Shipped, kept: Path) -> Path:
     }
     for name, title in titles.items():
         if (kept / f"scores-{name}.csv").is_file():
-            text += f"\n## {title}\n\n{subsets_markdown(read_scores(kept / f'scores-{name}.csv'))}"
+            scores = read_scores(kept / f"scores-{name}.csv")
+            text += f"\n## {title}\n\n{subsets_markdown(scores)}"
+            if name == "test":
+                text += f"\n## What it was asked for\n\n{targets_markdown(scores)}{_TRIED}"
     write_text(network.folder / CARD, text)
     return network.folder / CARD

@@ -125,6 +125,47 @@ def subsets_markdown(scores: Sequence[Score]) -> str:
     return "\n".join(lines) + "\n"
 
 
+TARGETS = (
+    ("all four sequences", format_subset(SEQUENCES), {"WT": 82.0, "TC": 65.0, "ET": 62.0}),
+    ("mean of the fifteen subsets", ALL_SUBSETS, {"WT": 70.0, "TC": 58.0, "ET": 42.0}),
+    ("FLAIR alone", "FLAIR", {"WT": 75.0}),
+    ("T1ce alone", "T1ce", {"ET": 55.0}),
+)
+"""Mean Dice in percent, on the test cases in their own grid, that the network in the box was made to reach."""
+
+
+def targets_markdown(scores: Sequence[Score]) -> str:
+    """Each target with what was reached; single sequences against their best threshold in the last row.
+
+    Args:
+        scores: Of one network and of the baseline on the test cases.
+    """
+    model = next(row.model for row in scores if row.model != BASELINE)
+    rows = [*scores, *average_subsets(scores)]
+
+    def mean_of(name: str, subset: str, region: str) -> float:
+        return 100 * bootstrap_mean(values_of(rows, model=name, subset=subset, region=region)).mean
+
+    lines = ["| | asked for | found | |", "|---|---|---|---|"]
+    for title, subset, asked in TARGETS:
+        found = {region: mean_of(model, subset, region) for region in asked}
+        missed = [region for region in asked if not found[region] >= asked[region]]
+        names = " / ".join(asked)
+        verdict = f"**missed: {', '.join(missed)}**" if missed else "reached"
+        numbers = (" / ".join(f"{values[region]:.{digits}f}" for region in asked) for values, digits in
+                   ((asked, 0), (found, 1)))  # fmt: skip
+        lines.append(f"| {title}, {names} | {' | '.join(numbers)} | {verdict} |")
+    below = [
+        f"{sequence} {region}"
+        for sequence in map(str, SEQUENCES)
+        for region in map(str, REGIONS)
+        if not mean_of(model, sequence, region) >= mean_of(BASELINE, sequence, region)
+    ]
+    verdict = f"**missed: {', '.join(below)}**" if below else "reached"
+    lines.append(f"| every single sequence, WT / TC / ET | its best threshold | | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
 def _bracketed(value: Interval) -> str:
     return f"{_percent(value)} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
