@@ -42,8 +42,8 @@ _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
 _TRIED = """
 For T1ce alone were tried: statistics of the case itself in normalisation (kept), the mask of highest expected Dice
 (kept), Dice of regions in place of classes (kept), stronger augmentation, distillation from what is said of all
-sequences, larger crops (docs/model.md has the numbers). T1 beside T1ce mends most of it: what is bright before contrast
-cannot be told from what enhances otherwise.
+sequences, larger crops, single sequences more often, more steps (docs/model.md has the numbers). T1 beside T1ce mends
+most of it: what is bright before contrast cannot be told from what enhances otherwise.
 """
 
 
