@@ -60,7 +60,7 @@ def training(store, out, *, steps=STEPS, method="teacher"):
     return ("train", method, *place, *numbers, "--steps", str(steps))
 
 
-def wait_for(question, seconds=90, every=0.3):
+def wait_for(question, seconds=300, every=0.3):
     """Wait until something is so; the cluster looks at its queue every two seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
