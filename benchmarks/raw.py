@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,10 +61,12 @@ def main() -> None:
         files = case_from_folder(words.case or write_cohort(out / "p", cases=1, seed=0, spacing_mm=1.0)[0], label=False)
         subset = files.sequences if words.subset == "all" else parse_subset(words.subset)
         case = files.load(subset)
+        untouched = predictor.segment(case).probabilities
         rows: dict[str, list[list[float]]] = {}
         for number in range(words.poses):
             for what in ("all but the reference", "all"):
-                found = round_trip(predictor, case, number, out / f"{number}{len(what)}", still=what != "all")
+                place = out / f"{number}{len(what)}"
+                found = round_trip(predictor, case, untouched, number, place, still=what != "all")
                 rows.setdefault(what, []).append(found)
                 print(f"| {number + 1} | {what} | {' | '.join(f'{value:.3f}' for value in found)} |", flush=True)
         for what, values in rows.items():
@@ -75,7 +76,9 @@ def main() -> None:
     print(f"\n{format_subset(subset)} of {files.case_id}; slices {slices} mm")
 
 
-def round_trip(predictor: Predictor, case: Case, seed: int, folder: Path, *, still: bool) -> list[float]:
+def round_trip(
+    predictor: Predictor, case: Case, untouched: NDArray[np.float32], seed: int, folder: Path, *, still: bool
+) -> list[float]:
     """Dice per region against the untouched case: found by registration, then with the true poses."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
@@ -92,7 +95,7 @@ def round_trip(predictor: Predictor, case: Case, seed: int, folder: Path, *, sti
     options = RawOptions(BrainSource(already_stripped=True), reference=first)
     found = find_raw(predictor, read_raw(predictor, files, options, force=True)).segmentation.target
     native = grids[first]
-    truth = carried(predictor, predictor.segment(case).probabilities, case.reference, poses[first], native)
+    truth = carried(predictor, untouched, case.reference, poses[first], native)
     back = {s: pulled(grids[s], np.linalg.inv(poses[s]).astype(np.float64), case.reference) for s in case.images}
     ideal = predictor.segment(Case(case.case_id, back)).probabilities
     known = carried(predictor, ideal, case.reference, poses[first], native)
@@ -167,11 +170,10 @@ def carried(
 ) -> NDArray[np.uint8]:
     """The mask of probabilities that were found elsewhere, brought to a grid by the true pose."""
     i, j, k = native.array.shape
-    parts: Mapping[int, NDArray[np.float32]] = {
-        number: resample("maps", Volume(part, like.affine, like.path, None), pose, (i, j, k), native.affine)
-        for number, part in enumerate(maps)
-    }
-    return predictor.classes(torch.from_numpy(np.stack([parts[number] for number in sorted(parts)])))
+    parts = [
+        resample("maps", Volume(part, like.affine, like.path, None), pose, (i, j, k), native.affine) for part in maps
+    ]
+    return predictor.classes(torch.from_numpy(np.stack(parts)))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def save_teacher(folder: Path, subset: str = "all", spacing_mm: float | None = 2
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", METHODS)
 def test_settings_survive_a_file_for_every_method_and_preset(preset, name):
-    experiment = dataclasses.replace(PRESETS[preset](DATA, RECIPES[name]), subset="T1ce+FLAIR", seed=7)
+    experiment = dataclasses.replace(
+        PRESETS[preset](DATA, RECIPES[name]), subset="T1ce+FLAIR", seed=7, start=Path("run")
+    )
     text = json.dumps(to_plain(experiment))
     assert json.loads(text)["method"]["name"] == name
     again = from_plain(json.loads(text))

@@ -178,7 +178,7 @@ def start_folder(experiment: Experiment) -> Path | None:
     Raises:
         SettingError: There is none of that name.
     """
-    if experiment.start is None or Path(experiment.start).is_dir():
+    if experiment.start is None or experiment.start.is_dir():
         return experiment.start
     from mindgap.inference.shipped import model_folder  # brings imaging, which a training machine may lack
 
@@ -266,8 +266,10 @@ def from_plain(value: dict[str, Any]) -> Experiment:
         name = method.pop("name")
         if name not in METHODS:
             raise SettingError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
+        start = value.pop("start", None)
         return Experiment(
             method=_build(METHODS[name], method),
+            start=None if start is None else Path(start),
             schedule=_build(Schedule, value.pop("schedule")),
             optimisation=_build(Optimisation, value.pop("optimisation")),
             augmentation=_build(Augmentation, value.pop("augmentation")),

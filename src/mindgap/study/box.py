@@ -38,7 +38,7 @@ from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import predict_tiled, predict_whole
 from mindgap.networks import build_network
 from mindgap.networks.ensemble import Ensemble
-from mindgap.networks.settling import silence_channels
+from mindgap.networks.norms import silence_channels
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import WEIGHTS, load_network, save_network
 from mindgap.processor import cpu_count
@@ -126,7 +126,6 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
         judged = store.part("test")
         predictor = Predictor.load(place.run(run.name), device=place.device, engine="auto")
         cases, rows = ResidentCases(store, judged, subset=store.sequences), []
-        window = predictor.card.crop
         for index, case in enumerate(judged):
             batch = cases.whole(index)
             assert batch.target is not None
@@ -138,7 +137,7 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
                 if trial.coverage == "whole":
                     maps = predict_whole(image, run_it, multiple=STRIDE).cpu()
                 else:
-                    maps = predict_tiled(image, run_it, window=window).cpu()
+                    maps = predict_tiled(image, run_it, window=predictor.card.crop).cpu()
                 plain = classes_from_regions(maps, predictor.head)
                 for name, found in ((run.name, highest_expected_dice(maps)), (run.name + PLAIN, plain)):
                     rows += [_score(name, case, subset, region, found.numpy(), reference) for region in REGIONS]

@@ -22,7 +22,8 @@ _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
 - **Data**: {cases} cases of BraTS 2018 (training and validation cases of the ProtoKD split), used under its terms for
   research (https://www.med.upenn.edu/cbica/brats2018; Menze et al., IEEE TMI 2015; Bakas et al., Scientific Data 2017).
   The package holds weights, scores and summary features of these cases, no images. The nine test cases of the split
-  taught nothing and chose nothing.
+  taught nothing; two choices were made after their scores had been seen (docs/model.md: normalisation in prediction,
+  and the channels that are silent), so that those scores may flatter it a little.
 - **Reliability**: expected Dice, calibration and `mindgap advise` come from predictions for the {cases} cases by the
   member that had not seen them. The average of the members is a little better than that, and less sure of itself.
 - **Weights**: {megabytes:.1f} MB, float16 (averages of normalisations float32), sha256 {sha256}
