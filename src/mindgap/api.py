@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,12 @@ from mindgap.inference.export import GateCases
 from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
 from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
+from mindgap.inference.panel import Panel
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.raw import find_raw, read_raw
 from mindgap.inference.record import check_mask_place, find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
-from mindgap.inference.selection import answering, answering_cohort
+from mindgap.inference.selection import answering
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
 from mindgap.networks.weights import Decision
 from mindgap.regions import find_convention
@@ -190,7 +192,7 @@ def segment_cohort(
     drawing: Progress = silent,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Segment many cases with one network; cases that fail are listed, and the rest goes on.
+    """Segment many cases, each with the network for what it has; cases that fail are listed, and the rest goes on.
 
     Writes ``out/CASE/CASE_seg.nii.gz`` with sidecar and manifest, a line per case to ``status.jsonl``, and, when the
     last case has ended, ``summary.csv`` and the contact sheet ``overlays.png``.
@@ -230,17 +232,16 @@ def segment_cohort(
     if out.resolve() == data.resolve():
         raise SettingError(f"{out} is the folder of the images: choose another one for the masks, such as {out}/masks.")
     cohort = discover(data, label=False)
-    folder, confidence = answering_cohort(model, {files.sequences for files in cohort.cases}, say)
-    predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+    load = partial(Predictor.load, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+    given = {files.sequences for files in cohort.cases}
     outcome = segment_cases(
-        predictor,
+        Panel.open(model, given, load, coverage=coverage, tta=tta, say=say),
         cohort,
         out,
         convention=labels,
         shard=share,
         resume=resume,
         force=force,
-        confidence=confidence,
         layout=layout,
         probabilities=probabilities,
         raw=raw,

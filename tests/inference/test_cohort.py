@@ -15,6 +15,7 @@ from mindgap.errors import MindgapError, SettingError
 from mindgap.inference import cohort as module
 from mindgap.inference.cohort import segment_cases
 from mindgap.inference.layout import mask_of
+from mindgap.inference.panel import Panel
 from mindgap.inference.status import Shard, read_status, write_summary
 from mindgap.regions import find_convention
 from mindgap.runfiles import COHORT, STATUS, read_lines
@@ -36,7 +37,7 @@ def many(study, tmp_path: Path) -> Cohort:
 
 
 def _segment(anything, many: Cohort, out: Path, **options):
-    return segment_cases(anything, many, out, convention=LABELS, **options)
+    return segment_cases(Panel.of_one(anything), many, out, convention=LABELS, **options)
 
 
 def _bytes(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -152,7 +153,7 @@ def test_a_folder_with_results_is_taken_only_to_go_on_and_only_by_the_same_model
     with pytest.raises(SettingError, match="add --resume"):
         _segment(anything, many, out)
     with pytest.raises(SettingError, match=r"labels brats2017 \(now msd\)"):
-        segment_cases(anything, many, out, convention=find_convention("msd"), resume=True)
+        segment_cases(Panel.of_one(anything), many, out, convention=find_convention("msd"), resume=True)
     known = json.loads((out / COHORT).read_text())
     assert known["model_sha256"] == anything.sha256
     (out / COHORT).write_text(json.dumps({**known, "model_sha256": "0" * 64}))

@@ -15,6 +15,7 @@ from mindgap.errors import SettingError
 from mindgap.inference.cohort import segment_cases
 from mindgap.inference.layout import bids_case, open_bids
 from mindgap.inference.lock import hold
+from mindgap.inference.panel import Panel
 from mindgap.inference.status import Shard, read_status
 from mindgap.regions import find_convention
 
@@ -39,7 +40,7 @@ def _voxels(path):
 
 
 def _segment(anything, cohort, out, **options):
-    return segment_cases(anything, cohort, out, convention=LABELS, **options)
+    return segment_cases(Panel.of_one(anything), cohort, out, convention=LABELS, **options)
 
 
 def test_a_bids_derivative_holds_the_same_masks_with_table_sidecar_and_probabilities(anything, cohort, tmp_path):

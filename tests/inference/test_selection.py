@@ -3,26 +3,31 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mindgap.data.cohort import Cohort, discover
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.evaluation.calibration import Temperature
+from mindgap.files import read_json
 from mindgap.inference.advice import advise
+from mindgap.inference.cohort import segment_cases
 from mindgap.inference.confidence import POOLED, Confidence, Observed, write_confidence
+from mindgap.inference.panel import Panel
+from mindgap.inference.predictor import Predictor
 from mindgap.inference.selection import (
     Member,
     answering,
-    answering_cohort,
     bundle,
     choose,
     joint_card,
     read_members,
 )
 from mindgap.networks.weights import ModelCard, read_card
-from mindgap.regions import REGIONS
+from mindgap.regions import REGIONS, find_convention
 from mindgap.sequences import SEQUENCES, SUBSETS, Sequence, format_subset, parse_subset
 
 T1, T2, T1CE, FLAIR = SEQUENCES
@@ -138,11 +143,73 @@ def test_a_set_answers_with_its_members(pair_of_runs, tmp_path):
     assert confidence is not None
     assert "fixed answers from T1+T2+T1ce+FLAIR" in lines[0]
     assert answering(out, "X", (T1,))[0] == out / "members" / "any"
-    assert answering_cohort(out, {(T1,), (T1, T2)})[0] == out / "members" / "any"
-    with pytest.raises(SettingError, match="by one network, and these need 2"):
-        answering_cohort(out, {(T1,), SEQUENCES})
     assert joint_card(out).sequences == SEQUENCES
     assert joint_card(out).any_subset
+
+
+def _cohort(has: dict[str, tuple[Sequence, ...]], study, folder: Path) -> Cohort:
+    """The same patient under several names, of whom less and less was scanned."""
+    for name, sequences in has.items():
+        for sequence in sequences:
+            target = folder / name / f"{name}_{sequence}.nii"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(study.cases[0].images[sequence].path, target)
+    return discover(folder, label=False)
+
+
+def test_every_case_of_a_cohort_is_answered_by_the_member_for_what_it_has(pair_of_runs, study, tmp_path):
+    """Each is loaded once; a case that none fits is listed, and the set is what results are resumed by."""
+    bundle(pair_of_runs, tmp_path / "set")
+    has = {"A": SEQUENCES, "B": (T1,), "C": (T1, T2), "D": SEQUENCES}
+    cohort, loads, lines = _cohort(has, study, tmp_path / "cohort"), [], []
+
+    def load(folder: Path) -> Predictor:
+        loads.append(folder.name)
+        return Predictor.load(folder, device="cpu", precision="fp32")
+
+    def once(out: Path, **options):
+        panel = Panel.open(tmp_path / "set", set(has.values()), load, coverage="auto", tta=False, say=lines.append)
+        return segment_cases(panel, cohort, out, convention=find_convention("brats2017"), **options)
+
+    out = tmp_path / "masks"
+    assert once(out).done == list("ABCD")
+    assert loads == ["fixed", "any"]
+    assert [line.split(" from ")[0] for line in lines] == [
+        "T1+T2+T1ce+FLAIR: fixed answers",
+        "T1+T2: any answers",
+        "T1: any answers",
+    ]
+    by = {case: read_json(out / case / f"{case}_seg.manifest.json") for case in has}
+    assert {case: record["model"]["folder"] for case, record in by.items()} == {
+        "A": "fixed",
+        "B": "any",
+        "C": "any",
+        "D": "fixed",
+    }
+    assert {case: record["subset"] for case, record in by.items()} == {c: format_subset(s) for c, s in has.items()}
+    assert all(record["confidence"]["expected_dice"] for record in by.values())
+    assert once(out, resume=True).skipped == list("ABCD")
+    bundle(pair_of_runs[:1], tmp_path / "less")
+    with pytest.raises(SettingError, match="model_sha256"):
+        segment_cases(
+            Panel.open(tmp_path / "less", set(has.values()), load, coverage="auto", tta=False),
+            cohort,
+            out,
+            convention=find_convention("brats2017"),
+            resume=True,
+        )
+
+
+def test_a_case_that_no_member_fits_is_listed(pair_of_runs, study, tmp_path):
+    fixed = tmp_path / "runs" / "again"
+    shutil.copytree(pair_of_runs[1], fixed)
+    bundle([pair_of_runs[1], fixed], tmp_path / "set")
+    cohort = _cohort({"A": SEQUENCES, "B": (T1,)}, study, tmp_path / "cohort")
+    load = partial(Predictor.load, device="cpu", precision="fp32")
+    panel = Panel.open(tmp_path / "set", {SEQUENCES, (T1,)}, load, coverage="auto", tta=False)
+    outcome = segment_cases(panel, cohort, tmp_path / "masks", convention=find_convention("brats2017"))
+    assert outcome.done == ["A"]
+    assert "again needs T1+T2+T1ce+FLAIR" in outcome.failed["B"]
 
 
 def test_a_network_alone_answers_and_says_that_nothing_is_known(study):

@@ -1,4 +1,4 @@
-"""Many cases through one network: read, compute and write side by side; a failed case is listed, the rest goes on."""
+"""Many cases, read, computed and written side by side; a failed case is listed, the rest goes on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mindgap.data.nifti import is_own_mask, read_volume
 from mindgap.data.raw import RawOptions
 from mindgap.errors import InputError, MindgapError
 from mindgap.files import remove_leftovers, sha256_of
-from mindgap.inference.confidence import Confidence
 from mindgap.inference.layout import (
     Layout,
     check_probability_files,
@@ -23,7 +22,7 @@ from mindgap.inference.layout import (
     write_region_probabilities,
 )
 from mindgap.inference.lock import hold
-from mindgap.inference.predictor import Predictor
+from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.raw import RawReading, find_raw, read_raw
 from mindgap.inference.record import Found, Reading, find_in, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
@@ -50,7 +49,7 @@ class Outcome:
 
 
 def segment_cases(
-    predictor: Predictor,
+    panel: Panel,
     cohort: Cohort,
     out: Path,
     *,
@@ -58,7 +57,6 @@ def segment_cases(
     shard: Shard = WHOLE,
     resume: bool = False,
     force: bool = False,
-    confidence: Confidence | None = None,
     layout: Layout = "folders",
     probabilities: bool = False,
     raw: RawOptions | None = None,
@@ -71,14 +69,13 @@ def segment_cases(
     moment every case that is called done has its mask.
 
     Args:
-        predictor: The network.
+        panel: The network, or those of a set.
         cohort: Who to segment; what it rejected is listed as failed.
         out: Folder of the masks.
         convention: How labels are numbered in the masks.
         shard: The share of the sorted cases that is taken.
         resume: Leave alone what is done; a mask that is missing or damaged is made again.
         force: Accept affines that disagree.
-        confidence: What is known of the network.
         layout: A folder per case, or a BIDS derivative.
         probabilities: Also write the probabilities of the regions.
         raw: How raw scans are registered and stripped, while the case before is computed; None for co-registered,
@@ -91,10 +88,10 @@ def segment_cases(
         MindgapError: A mask or the status file cannot be written; no case can be any more.
     """
     identity = {
-        "model_sha256": predictor.sha256,
+        "model_sha256": panel.sha256,
         "labels": convention.name,
-        "coverage": predictor.planned_coverage,
-        "mirrored": predictor.tta,
+        "coverage": panel.coverage,
+        "mirrored": panel.tta,
         "layout": layout,
         "probabilities": probabilities,
         "raw": None if raw is None else raw.describe(),
@@ -108,9 +105,7 @@ def segment_cases(
     mine = shard.share({*cases, *cohort.rejected})
     share = f"share {shard.number}/{shard.count} of {out}"
     with hold(out / f".{shard.status_name}.lock", what=share), StatusBook(out, shard) as book:
-        run = _Run(
-            predictor, out, convention, force, book, cases_written(out), outcome, layout, probabilities, confidence, raw
-        )
+        run = _Run(panel, out, convention, force, book, cases_written(out), outcome, layout, probabilities, raw)
         waiting = []
         for case_id in mine:
             if case_id not in cases:
@@ -127,9 +122,12 @@ def segment_cases(
 
 @dataclass(frozen=True)
 class _Run:
-    """One pass over the cases: three steps, of which the first and the last have a thread of their own."""
+    """One pass over the cases: three steps, of which the first and the last have a thread of their own.
 
-    predictor: Predictor
+    Networks are loaded between the steps, by the thread that computes.
+    """
+
+    panel: Panel
     out: Path
     convention: LabelConvention
     force: bool
@@ -138,19 +136,18 @@ class _Run:
     outcome: Outcome
     layout: Layout
     probabilities: bool
-    confidence: Confidence | None = None
     raw: RawOptions | None = None
 
     def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
         """Take every case through the three steps."""
         behind: Future[None] | None = None
         with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-            ahead = [reader.submit(self.read, files) for files in waiting[:1]]
+            ahead = [reader.submit(self.read, *self.asked(files)) for files in waiting[:1]]
             for number, files in enumerate(waiting):
-                reading = ahead.pop().result()
-                ahead = [reader.submit(self.read, after) for after in waiting[number + 1 : number + 2]]
-                found = reading if isinstance(reading, str) else self.find(reading)
-                del reading
+                read = ahead.pop().result()
+                ahead = [reader.submit(self.read, *self.asked(after)) for after in waiting[number + 1 : number + 2]]
+                found = read if isinstance(read, str) else self.find(*read)
+                del read
                 if behind is not None:
                     behind.result()
                     progress(number, waiting[number - 1].case_id)
@@ -160,37 +157,47 @@ class _Run:
                 behind.result()
                 progress(len(waiting), waiting[-1].case_id)
 
-    def read(self, files: CaseFiles) -> Reading | RawReading | str:
-        """The case, or why it cannot be used."""
+    def asked(self, files: CaseFiles) -> tuple[CaseFiles, Answer | str]:
+        """The case, and who answers for it or why nobody can."""
         try:
-            self._check_place(files)
-            if self.raw is not None:
-                return read_raw(self.predictor, files, self.raw, force=self.force)
-            return read_for(self.predictor, files, force=self.force)
+            return files, self.panel.answer(files.case_id, files.sequences)
         except Exception as error:  # whatever one case brings, the others go on
+            return files, _one_line(files.case_id, error)
+
+    def read(self, files: CaseFiles, who: Answer | str) -> tuple[Answer, Reading | RawReading] | str:
+        """The case with who answers for it, or why it cannot be used."""
+        if isinstance(who, str):
+            return who
+        try:
+            self._check_place(files, who)
+            if self.raw is not None:
+                return who, read_raw(who.predictor, files, self.raw, force=self.force)
+            return who, read_for(who.predictor, files, force=self.force)
+        except Exception as error:
             return _one_line(files.case_id, error)
 
-    def find(self, reading: Reading | RawReading) -> Found | str:
+    def find(self, who: Answer, reading: Reading | RawReading) -> tuple[Answer, Found] | str:
         """What is in the case, or why that cannot be told."""
         files = reading.reading.files if isinstance(reading, RawReading) else reading.files
         try:
             if isinstance(reading, RawReading):
-                return find_raw(self.predictor, reading, self.confidence)
-            return find_in(self.predictor, reading, self.confidence)
+                return who, find_raw(who.predictor, reading, who.confidence)
+            return who, find_in(who.predictor, reading, who.confidence)
         except Exception as error:
             return _one_line(files.case_id, error)
 
-    def write(self, case_id: str, found: Found | str) -> None:
+    def write(self, case_id: str, result: tuple[Answer, Found] | str) -> None:
         """Write the mask, then the line that says so.
 
         Raises:
             MindgapError: The place cannot be written.
         """
-        if isinstance(found, str):
-            self.fail(case_id, found)
+        if isinstance(result, str):
+            self.fail(case_id, result)
             return
+        who, found = result
         mask = mask_of(self.out, case_id, found.segmentation.subset, self.layout)
-        record = write_mask(mask, found, self.predictor, convention=self.convention)
+        record = write_mask(mask, found, who.predictor, convention=self.convention)
         if self.layout == "bids":
             describe_bids(mask, record, self.convention)
         if self.probabilities:
@@ -217,7 +224,7 @@ class _Run:
         self.book.add(CaseStatus(case_id, "failed", reason))
         self.outcome.failed[case_id] = reason
 
-    def _check_place(self, files: CaseFiles) -> None:
+    def _check_place(self, files: CaseFiles, who: Answer) -> None:
         """Refuse a name that is no folder name, and to write over what is not ours, such as a corrected mask.
 
         Raises:
@@ -231,7 +238,7 @@ class _Run:
                 found=f"{case_id!r}",
                 mend="rename the case, without / or \\",
             )
-        mask = mask_of(self.out, case_id, self.predictor.serve(case_id, files.sequences), self.layout)
+        mask = mask_of(self.out, case_id, who.predictor.serve(case_id, files.sequences), self.layout)
         remove_leftovers(mask.parent)
         if mask.exists() and not is_own_mask(mask) and not (case_id in self.written_before and not _is_readable(mask)):
             raise InputError(

@@ -8,7 +8,7 @@ cases, so that their scores may be compared.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,38 +150,6 @@ def answering(
         say(choice.describe(available))
     if choice.member.confidence is None:
         say(f"no estimate of reliability: {choice.member.folder} was not calibrated (mindgap calibrate)")
-    return choice.member.folder, choice.member.confidence
-
-
-def answering_cohort(
-    model: Path, subsets: Collection[Subset], say: Callable[[str], None] = lambda line: None
-) -> tuple[Path, Confidence | None]:
-    """As :func:`answering`, for cases that one network has to serve; those it does not fit fail by themselves.
-
-    Args:
-        model: As there.
-        subsets: What the cases have.
-        say: As there.
-
-    Raises:
-        SettingError: Different networks of a set would answer.
-    """
-    members = read_members(model)
-    if len(members) == 1:
-        member = members[0]
-        if member.confidence is None:
-            say(f"no estimate of reliability: {member.folder} was not calibrated (mindgap calibrate)")
-        return member.folder, member.confidence
-    chosen = {s: choose(members, format_subset(s), s) for s in subsets if any(m.uses(s) for m in members)}
-    names = {choice.member.folder.name: choice for choice in chosen.values()}
-    if len(names) != 1:
-        said = ", ".join(f"{format_subset(s)}: {choice.member.folder.name}" for s, choice in chosen.items())
-        raise SettingError(
-            f"the cases of a cohort are segmented by one network, and these need {len(names)} ({said or 'none fits'}): "
-            f"name one, such as {model / MEMBERS / members[0].folder.name}, or split the cohort."
-        )
-    choice = next(iter(names.values()))
-    say(f"{choice.member.folder.name} answers for all cases")
     return choice.member.folder, choice.member.confidence
 
 
