@@ -31,7 +31,7 @@ ARGUMENTS = {
     "smunet": {"channels_in": 4, "width": 4},
     "dynunet": {"sequences": 4, "width": 2},
     "fused_unet": COMPACT,
-    "ensemble": {"count": 2, "architecture": "fused_unet", "arguments": COMPACT},
+    "ensemble": {"count": 2, "architecture": "fused_unet", "arguments": {**COMPACT, "shared_norm": False}},
 }
 ANY_SUBSET = {"fused", "masked", "dynunet", "fused_unet", "ensemble"}
 

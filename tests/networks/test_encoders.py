@@ -175,15 +175,17 @@ def test_a_crop_without_brain_stays_finite_and_keeps_the_averages():
     torch.testing.assert_close(encoders.norm.variance, variance)
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("voxels", [0, 1, 9])
-def test_the_gradient_of_the_normalisation_is_exact(voxels):
+def test_the_gradient_of_the_normalisation_is_exact(voxels, shared):
     """Against finite differences, also where there is too little brain for statistics."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn((2, 2, 3, 6), generator=generator, dtype=torch.float64, requires_grad=True)
     mask = torch.zeros(2, 2, 1, 6, dtype=torch.float64)
     mask.view(-1)[torch.randperm(24, generator=generator)[:voxels]] = 1
-    running = torch.randn(3, generator=generator, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: _BrainNormalise.apply(x, mask, *running, 1e-8)[0], values)
+    shape = (3,) if shared else (2, 3)
+    running = torch.randn(shape, generator=generator, dtype=torch.float64), torch.full(shape, 2.0, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: _BrainNormalise.apply(x, mask, *running, 1e-8, shared)[0], values)
 
 
 def test_masked_statistics_are_those_of_the_masked_values():
@@ -230,3 +232,31 @@ def test_a_share_of_its_own_statistics_is_what_a_batch_of_two_meets():
     assert torch.allclose(alone(values[:1], brains[:1]), together[:1], atol=1e-5)
     own = BrainNorm(2, own_share=1.0).eval()
     assert torch.allclose(own(values[:1], brains[:1]), BrainNorm(2)(values[:1], brains[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("own_share", [0.0, 0.5])
+def test_statistics_of_its_own_are_those_of_a_sequence_that_is_alone(own_share):
+    """In training, after it, and where a sequence is absent everywhere."""
+    torch.manual_seed(0)
+    values = torch.randn(2, 6, 5, 5, 5) * torch.tensor([1.0, 1.0, 3.0, 3.0, 9.0, 9.0])[:, None, None, None] + 0.7
+    brains = torch.rand(2, 3, 5, 5, 5) > 0.3
+    brains[1, 0], brains[:, 2] = False, False
+    apart = BrainNorm(2, own_share=own_share, sequences=3)
+    alone = [BrainNorm(2, own_share=own_share) for _ in range(3)]
+    for training in (True, False):
+        found = apart.train(training)(values, brains)
+        each = [
+            norm.train(training)(values[:, 2 * j : 2 * j + 2], brains[:, j : j + 1]) for j, norm in enumerate(alone)
+        ]
+        assert torch.allclose(found, torch.cat(each, dim=1), atol=1e-6)
+    assert torch.allclose(apart.mean, torch.stack([norm.mean for norm in alone]))
+    assert torch.equal(apart.variance[2], torch.ones(2)), "absent everywhere: nothing was learnt of it"
+
+
+def test_shared_averages_are_taken_for_those_of_every_sequence():
+    shared, apart = BrainNorm(2), BrainNorm(2, sequences=3)
+    shared.mean.copy_(torch.tensor([1.0, 2.0]))
+    apart.load_state_dict(shared.state_dict())
+    assert torch.equal(apart.mean, torch.tensor([[1.0, 2.0]] * 3))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        shared.load_state_dict(apart.state_dict())

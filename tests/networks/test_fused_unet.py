@@ -25,13 +25,13 @@ def image():
 PRESENT = torch.tensor([[True, False, True], [False, True, False]])
 
 
-@pytest.mark.parametrize("each", [True, False])
+@pytest.mark.parametrize(("each", "shared_norm"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("training", [True, False])
-def test_what_stands_in_an_absent_sequence_changes_nothing(image, each, training):
+def test_what_stands_in_an_absent_sequence_changes_nothing(image, each, shared_norm, training):
     target = torch.randint(0, 4, (2, 16, 16, 16), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
     results = []
     for filling in (BACKGROUND, float("nan"), 3.0):
-        network = make(each=each).train(training)
+        network = make(each=each, shared_norm=shared_norm).train(training)
         spoilt = torch.where(PRESENT[:, :, None, None, None], image, torch.tensor(filling))
         output = network(spoilt, PRESENT)
         torch.stack(list(region_terms(output.logits, target).values())).sum().backward()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mindgap.api import evaluate, silent, train
+from mindgap.batch import Output
 from mindgap.data.cohort import case_from_folder
 from mindgap.data.store import open_store
 from mindgap.errors import SettingError
@@ -21,11 +22,11 @@ from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe
 from mindgap.networks.weights import WEIGHTS, load_network
 from mindgap.sequences import SUBSETS, format_subset, parse_subset
-from mindgap.study.box import build_box, prepare_folds, score_folds
+from mindgap.study.box import LOWER, build_box, lower_odds, prepare_folds, score_folds
 from mindgap.study.card import write_card
 from mindgap.study.scale import Place, commands_of
-from mindgap.study.trial_tables import compare, subsets_markdown, targets_markdown, trials_markdown
-from mindgap.study.trials import BOX, TRIALS, Trial, choose_trials, runs_of, scale_of
+from mindgap.study.trial_tables import compare, odds_markdown, subsets_markdown, targets_markdown, trials_markdown
+from mindgap.study.trials import BOX, FIRST, TRIALS, Trial, choose_trials, runs_of, scale_of
 from mindgap.training.loop import Schedule
 
 TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
@@ -58,16 +59,29 @@ def test_folds_judge_every_teaching_case_once_and_no_test_case(made, place):
     assert not set(judged) & set(lists[2])
 
 
-def test_every_case_is_scored_once_by_both_rules(made):
+def test_every_case_is_scored_once_by_every_rule(made):
     study, _ = made
+    rules = ("", " (most probable class)", *(f" (log-odds of tumour -{by})" for by in ("0.5", "1", "1.5")))
     for run in TINY.runs:
         rows = read_scores(study.run(run.name) / "decided.csv")
         cases = set(open_store(study.store_of(run)).part("test"))
         assert {row.case for row in rows} == cases
-        assert len(rows) == 2 * len(cases) * len(SUBSETS) * 3
-        assert {row.model for row in rows} == {run.name, f"{run.name} (most probable class)"}
-        by_rule = [{row.dice for row in rows if row.model == model} for model in {row.model for row in rows}]
-        assert by_rule[0] != by_rule[1]
+        assert len(rows) == len(rules) * len(cases) * len(SUBSETS) * 3
+        assert {row.model for row in rows} == {run.name + rule for rule in rules}
+        volumes = [sum(row.predicted_ml for row in rows if row.model == run.name + rule) for rule in rules]
+        assert volumes[0] != volumes[1]
+        assert volumes[0] >= volumes[2] >= volumes[3] >= volumes[4], "lower odds, not more tumour"
+
+
+@pytest.mark.parametrize("by", [0.0, 1.0])
+def test_lower_odds_are_those_of_a_network_whose_background_gained(by):
+    logits = torch.randn((4, 3, 3, 3), generator=torch.Generator().manual_seed(0))
+    raised = logits.clone()
+    raised[0] += by
+    before, after = (Output(some[None]).region_probabilities()[0] for some in (logits, raised))
+    assert torch.allclose(lower_odds(before, by), after, atol=1e-6)
+    odds = [(maps / (1 - maps)).log() for maps in (before[0], after[0])]
+    assert torch.allclose(odds[0] - odds[1], torch.tensor(by), atol=1e-4)
 
 
 def test_the_box_is_the_mean_of_its_members_in_half_the_space(made, place):
@@ -77,8 +91,12 @@ def test_the_box_is_the_mean_of_its_members_in_half_the_space(made, place):
     case = case_from_folder(sorted(place.data.glob("HGG/*"))[0], label=False).load(parse_subset("T2+FLAIR"))
     predictor = Predictor.load(box, device="cpu", precision="fp32", coverage="whole")
     found = predictor.segment(case)
-    each = [Predictor.load(path, device="cpu", precision="fp32", coverage="whole").segment(case) for path in members]
+    kept = [study.out / "members" / run.name for run in TINY.runs]
+    each = [Predictor.load(path, device="cpu", precision="fp32", coverage="whole").segment(case) for path in kept]
     assert torch.allclose(found.maps, torch.stack([one.maps for one in each]).mean(0), atol=3e-3)
+    trained = [Predictor.load(path, device="cpu", precision="fp32", coverage="whole").segment(case) for path in members]
+    for one, raw in zip(each, trained, strict=True):
+        assert torch.allclose(one.maps, lower_odds(raw.maps, LOWER), atol=3e-3), "odds lowered, nothing else"
     assert predictor.decision == "expected_dice"
     expected = highest_expected_dice(torch.from_numpy(found.probabilities)).numpy()
     assert (found.target == expected).all()
@@ -150,24 +168,30 @@ def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatc
     text = trials_markdown(rows)
     assert "| other | two folds | 3 | 3 |" in text
     assert "+0.0 [+0.0, +0.0]" in text
+    odds = odds_markdown(study, TINY).splitlines()
+    assert len(odds) == 2 + 4
+    assert odds[2].startswith("| 0 | 3 | ")
+    assert odds[2].endswith("|  |  |")
+    assert odds[-1].startswith("| 1.5 | 3 | ")
+    assert odds_markdown(study, dataclasses.replace(TINY, name="never")) == ""
 
 
 def test_a_trial_that_goes_on_from_another_needs_its_networks_first(tmp_path):
     settled = TRIALS["settled"]
     (run,) = settled.runs
-    assert [one.name for one in runs_of([settled])] == ["box-fold1", "settled-fold1"]
-    assert len(runs_of([TRIALS[BOX], settled])) == len(TRIALS[BOX].runs) + 1
-    assert run.after == "box-fold1"
-    assert run.seed not in {one.seed for one in TRIALS[BOX].runs}
+    assert [one.name for one in runs_of([settled])] == ["first-fold1", "settled-fold1"]
+    assert len(runs_of([TRIALS[FIRST], settled])) == len(TRIALS[FIRST].runs) + 1
+    assert run.after == "first-fold1"
+    assert run.seed not in {one.seed for one in TRIALS[FIRST].runs}
     place = Place(tmp_path, tmp_path, tmp_path / "folds")
     train, _ = commands_of(run, scale_of([settled]), place)
-    assert train[train.index("--start") + 1] == str(tmp_path / "runs" / "box-fold1")
+    assert train[train.index("--start") + 1] == str(tmp_path / "runs" / "first-fold1")
     _, score = commands_of(TRIALS["dynunet"].runs[0], scale_of([TRIALS["dynunet"]]), place)
     assert score[-2:] == ("--coverage", "tiles")
 
 
 def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
-    assert [trial.name for trial in choose_trials(())] == [BOX, "dynunet"]
+    assert [trial.name for trial in choose_trials(())] == [BOX, FIRST, "dynunet"]
     with pytest.raises(SettingError, match="there is no trial 'nothing'"):
         choose_trials(["nothing"])
     assert len({run.name for trial in TRIALS.values() for run in trial.runs}) == sum(
@@ -178,6 +202,6 @@ def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
         if trial.against is not None:
             assert set(trial.folds) & set(TRIALS[trial.against].folds)
     scale = scale_of(list(TRIALS.values()))
-    assert scale_of([TRIALS["settled"]]).steps_of(TRIALS[BOX].runs[0]) == 5000
+    assert scale_of([TRIALS["settled"]]).steps_of(TRIALS[FIRST].runs[0]) == 5000
     assert scale.steps_of(TRIALS["base"].runs[0]) == 800
     assert Path(scale.flags[1]).name == "box"

@@ -167,13 +167,17 @@ def write_box_tables(place: Place) -> None:
     from mindgap.inference.shipped import describe
     from mindgap.networks.weights import WEIGHTS
     from mindgap.study.card import write_card
-    from mindgap.study.trial_tables import compare, subsets_markdown, trials_markdown
-    from mindgap.study.trials import BOX
+    from mindgap.study.trial_tables import compare, odds_markdown, subsets_markdown, trials_markdown
+    from mindgap.study.trials import BOX, TRIALS
 
     kept = place.keep or place.out
     text = trials_markdown(compare(place))
     say(text)
     write_text(kept / "tables" / "box.md", text)
+    odds = odds_markdown(place, TRIALS[BOX])
+    if odds:
+        say(odds)
+        write_text(kept / "tables" / "odds.md", odds)
     for path in sorted(kept.glob("scores-*.csv")):
         write_text(kept / "tables" / f"{path.stem.removeprefix('scores-')}.md", subsets_markdown(read_scores(path)))
     if (place.out / BOX / WEIGHTS).is_file():

@@ -73,6 +73,8 @@ class CompactRecipe(AbstractRecipe):
             one of the subsets alike.
         own_share: Weight of a case's own statistics against running averages when its latents are normalised in
             prediction; a half for batches of two, which training normalises together.
+        shared_norm: Whether latents are normalised with statistics shared by the sequences, or every sequence with its
+            own: nothing is aligned here, and a lone sequence is not measured by the others.
         loss: regions: Dice of WT, TC and ET and plain cross-entropy; classes: the two terms of the paper's base.
     """
 
@@ -81,6 +83,7 @@ class CompactRecipe(AbstractRecipe):
     full_share: float = FULL_SHARE
     single_share: float = 0.0
     own_share: float = 0.5
+    shared_norm: bool = True
     loss: Loss = "regions"
 
     def build(self, parts: Parts) -> Compact:
@@ -101,6 +104,7 @@ class CompactRecipe(AbstractRecipe):
             "width": parts.width,
             "each": self.each,
             "own_share": self.own_share,
+            "shared_norm": self.shared_norm,
         }
         return Compact(
             networks={"segmenter": build_network("fused_unet", arguments)},

@@ -69,10 +69,23 @@ def build_fused(*, sequences: int, latent_channels: int = 4, width: int = 16) ->
 
 
 def build_fused_unet(
-    *, sequences: int, latent_channels: int = 8, width: int = 8, each: bool = True, own_share: float = 0.0
+    *,
+    sequences: int,
+    latent_channels: int = 8,
+    width: int = 8,
+    each: bool = True,
+    own_share: float = 0.0,
+    shared_norm: bool = True,
 ) -> FusedUNet:
     """Light encoders per sequence, mean and variance of what is present, a residual U-Net."""
-    return FusedUNet(sequences, latent_channels=latent_channels, width=width, each=each, own_share=own_share)
+    return FusedUNet(
+        sequences,
+        latent_channels=latent_channels,
+        width=width,
+        each=each,
+        own_share=own_share,
+        shared_norm=shared_norm,
+    )
 
 
 def build_ensemble(*, count: int, architecture: str, arguments: dict[str, Any]) -> Ensemble:

@@ -35,6 +35,7 @@ class FusedUNet(nn.Module):
         width: w; the U-Net has w, 4w, 8w and 8w channels at full, half, quarter and eighth resolution.
         each: Whether the U-Net also sees every present sequence by itself.
         own_share: Of :class:`mindgap.networks.encoders.BrainNorm`.
+        shared_norm: Whether latents are normalised with statistics shared by the sequences, or each with its own.
         classes: Output channels.
 
     Shapes:
@@ -45,8 +46,8 @@ class FusedUNet(nn.Module):
     Reference:
         Mean and variance over what is present: Havaei et al., HeMIS, MICCAI 2016, https://arxiv.org/abs/1607.05194;
         residual U-Net: Isensee et al., nnU-Net, Nature Methods 2021.
-        We differ: latents normalised over brain voxels with statistics shared by the sequences, biased variance (of one
-        sequence it is 0), little work at full resolution.
+        We differ: latents normalised over brain voxels (with statistics shared by the sequences or their own), biased
+        variance (of one sequence it is 0), little work at full resolution.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FusedUNet(nn.Module):
         width: int = 8,
         each: bool = True,
         own_share: float = 0.0,
+        shared_norm: bool = True,
         classes: int = CLASS_COUNT,
     ) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class FusedUNet(nn.Module):
         self.sequences, self.each = sequences, each
         self.embed = nn.Conv3d(count, count * fine, kernel_size=3, padding=1, groups=count)
         self.latent = nn.Conv3d(count * fine, count * fine, kernel_size=1, groups=count, bias=False)
-        self.norm = BrainNorm(fine, own_share=own_share)
+        self.norm = BrainNorm(fine, own_share=own_share, sequences=None if shared_norm else count)
         channels = [width * level for level in LEVELS]
         fused = 2 * fine + (fine * count if each else 0)
         self.down = nn.ModuleList(_down(a, b) for a, b in pairwise([fused, *channels[1:]]))

@@ -1,10 +1,9 @@
-"""Normalisations as they are in prediction: held still while a network learns, or loud channels of them silenced."""
+"""Normalisations as they are in prediction, held still while a network learns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,29 +21,6 @@ def settle_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _KINDS):
             module.eval()
-
-
-@torch.no_grad()
-def silence_channels(network: nn.Module, *, above: float) -> int:
-    """Let channels whose running variance lies above a limit say their bias everywhere, as if it were infinite.
-
-    Args:
-        network: Changed in place: weight 0, mean 0 and variance 1 in these channels of every affine BatchNorm.
-        above: The limit.
-
-    Returns:
-        How many there were.
-    """
-    count = 0
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and module.affine:
-            mean, variance = module.running_mean, module.running_var
-            if mean is None or variance is None:
-                continue
-            loud = variance > above
-            module.weight[loud], mean[loud], variance[loud] = 0.0, 0.0, 1.0
-            count += int(loud.sum())
-    return count
 
 
 def running_averages(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -16,6 +16,13 @@ from mindgap.study.trials import TRIALS, Trial
 
 PLAIN = " (most probable class)"
 """Behind the name of a run in its scores: decided by the most probable class, not by the highest expected Dice."""
+LOWERED = (0.0, 0.5, 1.0, 1.5)
+"""By how much the log-odds of tumour against none are lowered, to see what drawing less of it brings."""
+
+
+def rule_of(lowered: float) -> str:
+    """Behind the name of a run in its scores: decided by the highest expected Dice with lowered odds of tumour."""
+    return f" (log-odds of tumour -{lowered:g})" if lowered else ""
 
 
 def scores_of(trial: Trial, place: Place, *, rule: str = "") -> list[Score]:
@@ -77,6 +84,33 @@ def compare(place: Place) -> list[TrialRow]:
         cases = len({row.case for row in mine})
         rows.append(TrialRow(trial, cases, complete, average, plain, difference))
     return rows
+
+
+def odds_markdown(place: Place, trial: Trial) -> str:
+    """Dice of the mean of fifteen subsets and of all four sequences, with the odds of tumour lowered by and by.
+
+    Nothing where the scores of the trial's folds are not there.
+    """
+    lines = [
+        f"| {trial.name}, log-odds of tumour lowered by | n | four sequences WT / TC / ET | mean of 15 WT / TC / ET |"
+        " difference of the mean of 15 WT / TC / ET | of all three |",
+        "|---|---|---|---|---|---|",
+    ]
+    tables = []
+    for lowered in LOWERED:
+        scores = [replace(row, model=trial.name) for row in scores_of(trial, place, rule=rule_of(lowered))]
+        if not scores:
+            return ""
+        averaged = average_subsets(scores)
+        names = [*map(str, REGIONS), "mean"]
+        tables.append({region: _values(averaged, trial, region, ALL_SUBSETS) for region in names})
+        complete = [bootstrap_mean(_values(scores, trial, r, format_subset(SEQUENCES))) for r in names[:-1]]
+        average = [bootstrap_mean(tables[-1][r]) for r in names[:-1]]
+        parts = [_signed(paired_difference(tables[-1][r], tables[0][r])) if lowered else "" for r in names]
+        cells = [f"{lowered:g}", str(len(tables[-1]["mean"])), " / ".join(map(_percent, complete)),
+                 " / ".join(map(_percent, average)), " / ".join(filter(None, parts[:-1])), parts[-1]]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _values(scores: Sequence[Score], trial: Trial, region: str, subset: str) -> dict[str, float]:

@@ -11,11 +11,12 @@ from mindgap.study.grid import Run, unique
 from mindgap.study.scale import Scale
 
 FOLDS = 4
-STEPS, TRIED_STEPS = 5000, 800
-BOX, OUTSIDE = "box", "dynunet"
+STEPS, MORE_STEPS, TRIED_STEPS = 5000, 3000, 800
+BOX, FIRST, OUTSIDE = "box", "first", "dynunet"
+"""What is shipped, its first training from random weights, and a network of others with the settings of that."""
 SPACING_MM = 2.0
 BASE, LONGER = "base", "longer"
-"""The trials that other short ones are compared with: from random weights, and going on from the box."""
+"""The trials that other short ones are compared with: from random weights, and going on from the first training."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,20 @@ _WIDER = (
     "--curve 0.2 --slab 0.05 --average 0.995"
 )
 _MORE = "--learning-rate 1e-3 --average 0.99"
+_FASTER = "--learning-rate 2e-3 --average 0.99"
+_APART = f"{_FASTER} --no-shared-norm"
+_BOX = f"{_APART} --own-share 0.75"
 _TRIALS = (
-    Trial(BOX, "what is shipped, one network a fold", steps=STEPS, folds=_ALL, against=OUTSIDE),
+    Trial(
+        BOX,
+        "what is shipped: the first training, 3,000 steps more, every sequence normalised by itself",
+        flags=_BOX,
+        steps=MORE_STEPS,
+        folds=_ALL,
+        start=FIRST,
+        against=FIRST,
+    ),
+    Trial(FIRST, "from random weights, one network a fold", steps=STEPS, folds=_ALL, against=OUTSIDE),
     Trial(
         OUTSIDE,
         "MONAI DynUNet, absent sequences zero, random subsets, same steps, crops and augmentation",
@@ -90,7 +103,7 @@ _TRIALS = (
         against=None,
         coverage="tiles",
     ),
-    Trial(BASE, "the network of the box, 800 steps, intensities vary only", flags=_STRONG, against=None),
+    Trial(BASE, "as first, 800 steps, intensities vary only", flags=_STRONG, against=None),
     Trial("class-loss", "cross-entropy and Dice of classes, not of regions", flags=f"{_STRONG} --loss classes"),
     Trial("wider", "also strongly bent, thick slices, curves, short stacks", flags=_WIDER),
     Trial(
@@ -99,27 +112,29 @@ _TRIALS = (
         flags=f"{_STRONG} --batch 1 --distillation-weight 0.5",
     ),
     Trial("larger-crop", "one crop of 64^3 in place of two of 48^3", flags=f"{_STRONG} --batch 1 --crop 64"),
-    Trial(LONGER, "the box, 800 steps more", flags=_MORE, start=BOX, against=BOX),
+    Trial(LONGER, "800 steps more than first", flags=_MORE, start=FIRST, against=FIRST),
     Trial(
         "settled",
         "800 steps more, normalisations by running averages as in prediction",
         flags=f"{_MORE} --settle 1 --own-share 0",
-        start=BOX,
+        start=FIRST,
         against=LONGER,
     ),
     Trial(
         "singles",
         "800 steps more, half of the rows with one sequence",
         flags=f"{_MORE} --single-share 0.5",
-        start=BOX,
+        start=FIRST,
         against=LONGER,
     ),
+    Trial("faster", "800 steps more with twice the learning rate", flags=_FASTER, start=FIRST, against=LONGER),
+    Trial("apart", "the same, every sequence normalised by itself", flags=_APART, start=FIRST, against="faster"),
 )
 TRIALS = {trial.name: trial for trial in _TRIALS}
 
 
 def choose_trials(names: Sequence[str]) -> list[Trial]:
-    """Trials by name; the box and its comparator by default.
+    """Trials by name; the box, its first training and the network of others by default.
 
     Raises:
         SettingError: One is unknown.
@@ -127,7 +142,7 @@ def choose_trials(names: Sequence[str]) -> list[Trial]:
     strange = [name for name in names if name not in TRIALS]
     if strange:
         raise SettingError(f"there is no trial {strange[0]!r}: choose among {', '.join(TRIALS)}.")
-    return [trial for trial in _TRIALS if trial.name in (names or (BOX, OUTSIDE))]
+    return [trial for trial in _TRIALS if trial.name in (names or (BOX, FIRST, OUTSIDE))]
 
 
 def runs_of(trials: Sequence[Trial]) -> list[Run]:
