@@ -128,3 +128,60 @@ def write_dicom():
         return files
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_enhanced():
+    """Put the images of a classic MR series into one enhanced object, in the order given; further words as above."""
+    import pydicom
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.sequence import Sequence
+    from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    def group(**entries) -> Sequence:
+        item = Dataset()
+        for key, value in entries.items():
+            setattr(item, key, value)
+        return Sequence([item])
+
+    def write(path: Path, files: list[Path], **entries) -> Path:
+        images = [pydicom.dcmread(file) for file in files]
+        first, made = images[0], Dataset()
+        same = (*EXAMINATION, "Modality", "Manufacturer", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
+        pixels = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation")
+        for key in (*same, *pixels, "BitsAllocated", "BitsStored", "HighBit"):
+            if key in first:
+                setattr(made, key, first[key].value)
+        scanning = first.get("ScanningSequence", "SE")
+        made.SOPClassUID, made.SOPInstanceUID = EnhancedMRImageStorage, generate_uid()
+        made.ImageType, made.InstanceNumber, made.NumberOfFrames = ["ORIGINAL", "PRIMARY", "T", "NONE"], 1, len(images)
+        made.EchoPulseSequence = "GRADIENT" if scanning == "GR" else "SPIN"
+        if "ContrastBolusAgent" in first:
+            made.ContrastBolusAgentSequence = group(CodeMeaning=first.ContrastBolusAgent, CodeValue="1")
+        shared = Dataset()
+        shared.MRTimingAndRelatedParametersSequence = group(RepetitionTime=first.RepetitionTime)
+        shared.PixelMeasuresSequence = group(PixelSpacing=first.PixelSpacing, SliceThickness=first.SliceThickness)
+        shared.PlaneOrientationSequence = group(ImageOrientationPatient=first.ImageOrientationPatient)
+        shared.MRModifierSequence = group(InversionRecovery="YES" if "InversionTime" in first else "NO")
+        if "InversionTime" in first:
+            shared.MRModifierSequence[0].InversionTimes = first.InversionTime
+        made.SharedFunctionalGroupsSequence = Sequence([shared])
+        made.PerFrameFunctionalGroupsSequence = Sequence([])
+        for image in images:
+            frame = Dataset()
+            frame.PlanePositionSequence = group(ImagePositionPatient=image.ImagePositionPatient)
+            frame.MREchoSequence = group(EffectiveEchoTime=float(image.EchoTime))
+            frame.MRImageFrameTypeSequence = group(FrameType=["ORIGINAL", "PRIMARY", "M", "NONE"])
+            frame.PixelValueTransformationSequence = group(RescaleSlope=1, RescaleIntercept=0, RescaleType="US")
+            frame.FrameContentSequence = group(StackID="1", InStackPositionNumber=len(images))
+            made.PerFrameFunctionalGroupsSequence.append(frame)
+        made.PixelData = b"".join(image.PixelData for image in images)
+        made.file_meta = FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        for key, value in entries.items():
+            setattr(made, key, value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pydicom.dcmwrite(path, made, enforce_file_format=True)
+        return path
+
+    return write

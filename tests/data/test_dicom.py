@@ -135,7 +135,7 @@ def test_gaps_and_positions_taken_twice_are_refused(write_dicom, tmp_path):
         ({"PixelSpacing": [1, 1]}, "one pixel spacing"),
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "one orientation"),
         ({"Rows": 14, "Columns": 3}, "one image size"),
-        ({"NumberOfFrames": 2}, "multi-frame"),
+        ({"NumberOfFrames": 2}, "nothing says where each lies"),
     ],
 )
 def test_slices_that_make_no_even_volume_are_refused(entries, said, write_dicom, tmp_path):

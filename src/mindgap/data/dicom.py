@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mindgap.data.dicom_frames import frame_headers, has_frames
 from mindgap.data.nifti import is_nifti, is_own_mask
 from mindgap.errors import InputError, SettingError
 
@@ -38,7 +39,8 @@ class Slice:
         orientation: Direction of a row, then of a column (LPS), or None.
         spacing_mm: Distance of rows, then of columns, or None.
         size: Rows and columns.
-        frames: Images in this file; more than one in enhanced (multi-frame) objects.
+        frames: Images in this file that nothing tells apart; more than one cannot be used.
+        frame: Which frame of an enhanced (multi-frame) object it is, counted from 0; None for a file of one image.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Slice:
     spacing_mm: tuple[float, ...] | None
     size: tuple[int, int]
     frames: int = 1
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -262,12 +265,15 @@ def _check_patient(folder: Path, headers: list[Any]) -> None:
 
 
 def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSeries:
-    slices, diffusion = [], False
+    slices, diffusion, first = [], False, None
     for path, header in members:
         with _reading(path, folder):
-            slices.append(_slice(path, header))
-            diffusion = diffusion or (_number(header, "DiffusionBValue") or 0.0) > 0
-    path, header = members[0]
+            several = has_frames(header)
+            for frame, one in enumerate(frame_headers(header) if several else [header]):
+                slices.append(_slice(path, one, frame if several else None))
+                diffusion = diffusion or (_number(one, "DiffusionBValue") or 0.0) > 0
+                first = one if first is None else first
+    path, header = members[0][0], first
     with _reading(path, folder):
         number = _number(header, "SeriesNumber")
         return DicomSeries(
@@ -287,7 +293,7 @@ def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSer
         )
 
 
-def _slice(path: Path, header: Any) -> Slice:
+def _slice(path: Path, header: Any, frame: int | None) -> Slice:
     return Slice(
         path=path,
         position_mm=_numbers(header, "ImagePositionPatient", 3),
@@ -295,6 +301,7 @@ def _slice(path: Path, header: Any) -> Slice:
         spacing_mm=_numbers(header, "PixelSpacing", 2),
         size=(int(header.get("Rows", 0) or 0), int(header.get("Columns", 0) or 0)),
         frames=int(header.get("NumberOfFrames", 1) or 1),
+        frame=frame,
     )
 
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.dicom import DicomSeries, need
+from mindgap.data.dicom_frames import frame_headers
 from mindgap.data.dicom_stack import Stack, stack_of
 from mindgap.data.nifti import Volume, read_volume
 from mindgap.errors import InputError
 
+_KEPT = (
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
+"""What a converter needs of a classic image; private entries and the maker's name, which bid it do special things, stay
+out."""
 VOXEL_TOLERANCE = 1e-3
 """Largest deviation, in voxels, from a grid of whole numbers (dcm2niix agrees with the headers to 3e-5 mm)."""
 
@@ -39,8 +50,7 @@ def convert_series(series: DicomSeries, out: Path) -> Stack:
     source.mkdir()
     made.mkdir()
     try:
-        for index, path in enumerate(stack.files):
-            shutil.copyfile(path, source / f"{index:05d}.dcm")
+        _lay_out(stack, source)
         said = _run_dcm2niix(source, made)
         images = sorted(made.glob("*.nii.gz"))
         if len(images) != 1 or "_Eq_" in images[0].name:
@@ -79,6 +89,55 @@ def moves_to_dicom(affine_ras: NDArray[np.float64], stack: Stack, case: str) -> 
     return whole.astype(np.int64)
 
 
+def _lay_out(stack: Stack, folder: Path) -> None:
+    """The images of a stack as classic files, in its order."""
+    places = [folder / f"{index:05d}.dcm" for index in range(len(stack.files))]
+    frames: dict[Path, dict[int, Path]] = {}
+    for path, frame, place in zip(stack.files, stack.frames, places, strict=True):
+        if frame is None:
+            shutil.copyfile(path, place)
+        else:
+            frames.setdefault(path, {})[frame] = place
+    for path, wanted in frames.items():
+        _write_frames(path, wanted)
+
+
+def _write_frames(path: Path, places: Mapping[int, Path]) -> None:
+    """Write some frames of an enhanced object as classic images; compressed pixels stay compressed.
+
+    Args:
+        path: The object.
+        places: Frame, counted from 0 -> where it goes.
+    """
+    pydicom = need("pydicom")
+    image = pydicom.dcmread(path, force=True)
+    headers, pixels = list(frame_headers(image)), _pixels(image)
+    for frame, place in places.items():
+        classic, header = pydicom.Dataset(), headers[frame]
+        for keyword in _KEPT:
+            value = header.get(keyword, image.get(keyword))
+            if value is not None:
+                setattr(classic, keyword, value)
+        classic.SOPClassUID = pydicom.uid.MRImageStorage
+        classic.SOPInstanceUID = pydicom.uid.generate_uid()
+        classic.Modality, classic.InstanceNumber = "MR", frame + 1
+        classic.file_meta = pydicom.dataset.FileMetaDataset()
+        classic.file_meta.TransferSyntaxUID = image.file_meta.TransferSyntaxUID
+        classic.PixelData = pixels[frame]
+        classic["PixelData"].VR = "OB" if image.file_meta.TransferSyntaxUID.is_compressed else "OW"
+        pydicom.dcmwrite(place, classic, enforce_file_format=True)
+
+
+def _pixels(image: Any) -> list[bytes]:
+    """The bytes of every frame, encapsulated where they are compressed."""
+    count = int(image.NumberOfFrames)
+    if image.file_meta.TransferSyntaxUID.is_compressed:
+        encaps = need("pydicom.encaps")
+        return [encaps.encapsulate([one]) for one in encaps.generate_frames(image.PixelData, number_of_frames=count)]
+    size = int(image.Rows) * int(image.Columns) * int(image.get("SamplesPerPixel", 1)) * int(image.BitsAllocated) // 8
+    return [image.PixelData[start : start + size] for start in range(0, count * size, size)]
+
+
 def _run_dcm2niix(source: Path, made: Path) -> str:
     program = need("dcm2niix").bin
     words = [program, "-b", "y", "-ba", "y", "-z", "y", "-f", "image", "-o", made, source]
@@ -90,13 +149,14 @@ def _run_dcm2niix(source: Path, made: Path) -> str:
 def _check_pixels(stack: Stack) -> None:
     """Uncompressed pixels have to be all there: a file cut short still has a good header."""
     pydicom = need("pydicom")
-    for path in stack.files:
+    for path in dict.fromkeys(stack.files):
         try:
             image = pydicom.dcmread(path, force=True)
             data = image.get("PixelData")
             syntax = image.file_meta.get("TransferSyntaxUID")
             compressed = syntax is not None and syntax.is_compressed
-            due = int(image.Rows) * int(image.Columns) * int(image.get("BitsAllocated", 16)) // 8
+            count = int(image.get("NumberOfFrames", 1) or 1)
+            due = count * int(image.Rows) * int(image.Columns) * int(image.get("BitsAllocated", 16)) // 8
             whole = data is not None and (compressed or len(data) >= due)
             found = "pixels that end too early"
         except Exception as error:  # pydicom raises a dozen kinds on damaged bytes

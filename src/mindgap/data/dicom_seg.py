@@ -52,7 +52,12 @@ def write_seg(path: Path, target: NDArray[np.uint8], affine: NDArray[np.float64]
     pydicom, highdicom = need("pydicom"), need("highdicom")
     frames = to_frames(target, affine, stack)
     # The order of the images decides which frame belongs to which: it has to be that of the frames.
-    images = [_source(pydicom.dcmread(file, force=True), stack) for file in stack.files]
+    files = list(dict.fromkeys(stack.files))
+    if stack.frames[0] is not None:
+        if len(files) > 1 or None in stack.frames:
+            raise _refuse_parts(stack, len(files))
+        frames = frames[np.argsort(np.array(stack.frames, dtype=np.int64))]
+    images = [_source(pydicom.dcmread(file, force=True), stack) for file in files]
     segment_number = np.zeros(max(class_ for _, class_, _ in SEGMENTS) + 1, dtype=np.uint8)
     for number, (_, class_, _) in enumerate(SEGMENTS, start=1):
         segment_number[class_] = number
@@ -84,6 +89,15 @@ def write_seg(path: Path, target: NDArray[np.uint8], affine: NDArray[np.float64]
         ) from error
     with write_aside(path) as aside:
         made.save_as(aside)
+
+
+def _refuse_parts(stack: Stack, count: int) -> InputError:
+    return InputError(
+        case=stack.series.name,
+        expected="an enhanced series in one file, for a DICOM SEG",
+        found=f"one in {count} files",
+        mend="leave the DICOM SEG out: the NIfTI mask is written",
+    )
 
 
 def to_frames(target: NDArray[np.uint8], affine: NDArray[np.float64], stack: Stack) -> NDArray[np.uint8]:

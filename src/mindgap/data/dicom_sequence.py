@@ -192,7 +192,7 @@ def _without_rivals(proposals: list[Proposal]) -> tuple[Proposal, ...]:
 def _why_aside(series: DicomSeries) -> str | None:
     """Why a series is none of the four; None when it may be one."""
     if any(one.frames > 1 for one in series.slices):
-        return "several images in one file (enhanced DICOM), which is not read"
+        return "several images in one file, of which nothing says where each lies"
     if series.diffusion:
         return "a diffusion image (b value in the header)"
     types = {part for word in series.image_type for part in word.upper().split()}

@@ -28,13 +28,15 @@ class Stack:
 
     Attributes:
         series: What it was made from.
-        files: One per slice, in the order of the third axis.
+        files: One per slice, in the order of the third axis; the same one again for frames of an enhanced object.
+        frames: Which frame of its file each slice is; None where a file is one image.
         shape: Columns, rows, slices.
         affine_lps: Voxel index (column, row, slice) to mm in DICOM's own axes, LPS+ (4 x 4).
     """
 
     series: DicomSeries
     files: tuple[Path, ...]
+    frames: tuple[int | None, ...]
     shape: tuple[int, int, int]
     affine_lps: NDArray[np.float64]
 
@@ -61,7 +63,8 @@ def stack_of(series: DicomSeries) -> Stack:
     affine[:3, 2], affine[:3, 3] = step, positions[0]
     rows, columns = series.slices[0].size
     files = tuple(series.slices[index].path for index in order)
-    return Stack(series, files, (columns, rows, len(order)), affine)
+    frames = tuple(series.slices[index].frame for index in order)
+    return Stack(series, files, frames, (columns, rows, len(order)), affine)
 
 
 def _check_alike(series: DicomSeries) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -70,9 +73,9 @@ def _check_alike(series: DicomSeries) -> tuple[tuple[float, ...], tuple[float, .
     if any(one.frames > 1 for one in series.slices):
         raise _refuse(
             series,
-            "one image per file",
-            "several in one file (enhanced, multi-frame DICOM)",
-            "export it as classic MR images, or convert it to NIfTI yourself",
+            "one image per file, or frames with functional groups",
+            "several images in one file, of which nothing says where each lies",
+            "export it as classic or enhanced MR images, or convert it to NIfTI yourself",
         )
     if len(series.slices) < LEAST_SLICES:
         raise _refuse(series, f"at least {LEAST_SLICES} slices", "1", "export the whole series")
