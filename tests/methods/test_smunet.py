@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 
@@ -181,6 +182,22 @@ def test_the_alignment_is_that_of_the_teachers_anchor(make_batch, smu_teacher):
     output = copy.deepcopy(build("T1ce", smu_teacher()).networks["full"])(batch.image, batch.present)
     shares, brain = output.features["sequence_weights"], output.features["brain"]
     torch.testing.assert_close(found, align_to_mixture(output.latents, shares, batch.present, brain))
+
+
+def test_validation_looks_at_the_latents_of_the_full_path(make_batch):
+    method = build("T1ce", anchor="mixture")
+    batch = make_batch()
+    found = method.diagnose(method.networks["segmenter"], [batch])
+    for name in ("anchor_weight", "anchor_logit", "latent_distance", "latent_spread"):
+        assert {f"{name}/{sequence}" for sequence in SEQUENCES} <= set(found.numbers), name
+    assert sum(found.numbers[f"anchor_weight/{sequence}"] for sequence in SEQUENCES) == pytest.approx(4)
+    assert all(latents.shape[0] == 4 for latents in found.latents)
+    assert method.networks["full"].training, "it goes on learning"
+    dimmer = dataclasses.replace(batch, image=batch.image * 0.5)
+    other = method.diagnose(method.networks["segmenter"], [dimmer])
+    assert other.numbers["latent_distance/T1"] != found.numbers["latent_distance/T1"]
+    method.networks["full"] = torch.nn.DataParallel(method.networks["full"])
+    assert method.diagnose(method.networks["segmenter"], [batch]).numbers == found.numbers, "wrapped or not"
 
 
 def test_without_a_teacher_the_anchor_is_the_one_named():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -23,9 +23,9 @@ from mindgap.losses.cotraining import (
     style_loss,
 )
 from mindgap.methods.anchors import Anchor, AnchorName
-from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts, Player
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
 from mindgap.methods.student import demand_teacher
-from mindgap.methods.teacher import TeacherRecipe
+from mindgap.methods.teacher import TeacherRecipe, diagnose_latents
 from mindgap.networks import build_network
 from mindgap.networks.heads import StyleDiscriminator
 from mindgap.networks.weights import TrainedNetwork
@@ -99,6 +99,16 @@ class SmuNet(AbstractMethod):
     def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
         """Cases that hold every sequence of the full path."""
         return available[:, [sequences.index(sequence) for sequence in self.full_subset]].all(1)
+
+    def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
+        """Of the full path, whose latents go on being aligned; the segmenter, which predicts, has none."""
+        full = self.networks["full"]
+        full = getattr(full, "module", full)  # what wraps it for several processes waits for all of them
+        was = full.training
+        try:
+            return diagnose_latents(full.eval(), batches, self.full_subset, self.anchor)
+        finally:
+            full.train(was)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.anchors import Anchor, AnchorName, Encoder
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
 from mindgap.networks import build_network
-from mindgap.sequences import Sequence
+from mindgap.sequences import Sequence, Subset
 
 _SAMPLED_VOXELS = 1024
 
@@ -55,53 +55,9 @@ class AlignedTeacher(AbstractMethod):
         chosen = available[:, columns]
         return chosen.any(1) if self.incomplete else chosen.all(1)
 
-    @torch.no_grad()
     def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
-        """Anchor weights, and for each sequence distance to the barycentre and spread inside the brain; and latents.
-
-        The weights are given as J * s_j, which sum to J (the paper's scale; with anchor literal, as w_j), and as their
-        parameters a. The distance is always that to the barycentre, so that anchors compare; the term "alignment" in
-        the log is that of the anchor itself. Latents of P_N may collapse to the prior, and are not refused.
-
-        Raises:
-            MindgapError: The latents of a sequence have collapsed to a point, or an anchor weight is not finite.
-        """
-        found: dict[str, list[float]] = {}
-        latents = []
-        for number, batch in enumerate(batches):
-            seen = batch.select(self.subset)
-            output = network(seen.image, seen.present)
-            for name, values in latent_summary(output, seen.present).items():
-                for j, sequence in enumerate(self.subset):
-                    rows = [v for v, has in zip(values[:, j].tolist(), seen.present[:, j].tolist(), strict=True) if has]
-                    found.setdefault(f"{name}/{sequence}", []).extend(rows)
-            latents.append(sample_latents(output, seen.present, seed=number))
-        finite = {name: [v for v in values if v == v] for name, values in found.items()}
-        means = {name: sum(values) / len(values) for name, values in finite.items() if values}
-        flat = [name for name, value in means.items() if name.startswith("latent_spread/") and not value > 1e-3]
-        if flat and self.anchor.name != "normal":
-            raise MindgapError(
-                f"the latents collapsed: {', '.join(flat)} is {means[flat[0]]:g} inside the brain, where it should be "
-                "near 1. Lower --alignment-weight or --learning-rate; the last checkpoint is untouched."
-            )
-        return Diagnosis(means | self._anchor_weights(network), latents)
-
-    def _anchor_weights(self, network: nn.Module) -> dict[str, float]:
-        logits = dict(network.named_parameters()).get("anchor_logits")
-        if logits is None:
-            return {}
-        free = logits.detach().float()
-        if not bool(free.isfinite().all()):
-            raise MindgapError(
-                f"the anchor weights are not finite ({free.tolist()}): lower --anchor-learning-rate-factor or "
-                "--alignment-weight; the last checkpoint is untouched."
-            )
-        kind = getattr(network, "weights", "softmax")
-        shares = {"raw": free / len(self.subset), "ratio": free / free.sum()}.get(kind, torch.softmax(free, 0))
-        scaled, raw = (len(self.subset) * shares).tolist(), free.tolist()
-        return {f"anchor_weight/{s}": w for s, w in zip(self.subset, scaled, strict=True)} | {
-            f"anchor_logit/{s}": a for s, a in zip(self.subset, raw, strict=True)
-        }
+        """As :func:`diagnose_latents` has it."""
+        return diagnose_latents(network, batches, self.subset, self.anchor)
 
 
 @dataclass(frozen=True)
@@ -171,6 +127,62 @@ class TeacherRecipe(AbstractRecipe):
             anchor=anchor,
             incomplete=self.incomplete,
         )
+
+
+@torch.no_grad()
+def diagnose_latents(network: nn.Module, batches: Iterable[Batch], subset: Subset, anchor: Anchor) -> Diagnosis:
+    """Anchor weights, and for each sequence distance to the barycentre and spread inside the brain; and latents.
+
+    The weights are given as J * s_j, which sum to J (the paper's scale; with anchor literal, as w_j), and as their
+    parameters a. The distance is always that to the barycentre, so that anchors compare; the term "alignment" in
+    the log is that of the anchor itself. Latents of P_N may collapse to the prior, and are not refused.
+
+    Args:
+        network: With latents, in eval mode.
+        batches: The validation cases, whole.
+        subset: The columns it sees.
+        anchor: What its latents are drawn to.
+
+    Raises:
+        MindgapError: The latents of a sequence have collapsed to a point, or an anchor weight is not finite.
+    """
+    found: dict[str, list[float]] = {}
+    latents = []
+    for number, batch in enumerate(batches):
+        seen = batch.select(subset)
+        output = network(seen.image, seen.present)
+        for name, values in latent_summary(output, seen.present).items():
+            for j, sequence in enumerate(subset):
+                rows = [v for v, has in zip(values[:, j].tolist(), seen.present[:, j].tolist(), strict=True) if has]
+                found.setdefault(f"{name}/{sequence}", []).extend(rows)
+        latents.append(sample_latents(output, seen.present, seed=number))
+    finite = {name: [v for v in values if v == v] for name, values in found.items()}
+    means = {name: sum(values) / len(values) for name, values in finite.items() if values}
+    flat = [name for name, value in means.items() if name.startswith("latent_spread/") and not value > 1e-3]
+    if flat and anchor.name != "normal":
+        raise MindgapError(
+            f"the latents collapsed: {', '.join(flat)} is {means[flat[0]]:g} inside the brain, where it should be "
+            "near 1. Lower --alignment-weight or --learning-rate; the last checkpoint is untouched."
+        )
+    return Diagnosis(means | _anchor_weights(network, subset), latents)
+
+
+def _anchor_weights(network: nn.Module, subset: Subset) -> dict[str, float]:
+    logits = dict(network.named_parameters()).get("anchor_logits")
+    if logits is None:
+        return {}
+    free = logits.detach().float()
+    if not bool(free.isfinite().all()):
+        raise MindgapError(
+            f"the anchor weights are not finite ({free.tolist()}): lower --anchor-learning-rate-factor or "
+            "--alignment-weight; the last checkpoint is untouched."
+        )
+    kind = getattr(network, "weights", "softmax")
+    shares = {"raw": free / len(subset), "ratio": free / free.sum()}.get(kind, torch.softmax(free, 0))
+    scaled, raw = (len(subset) * shares).tolist(), free.tolist()
+    return {f"anchor_weight/{s}": w for s, w in zip(subset, scaled, strict=True)} | {
+        f"anchor_logit/{s}": a for s, a in zip(subset, raw, strict=True)
+    }
 
 
 def terms_of_head(output: Output, target: Integer[Tensor, "B i j k"]) -> dict[str, Tensor]:
