@@ -4,6 +4,7 @@ from mindgap.evaluation.calibration import reliability_bins
 from mindgap.regions import REGIONS
 from mindgap.report.figures import to_png
 from mindgap.report.reliability import draw_reliability
+from mindgap.sequences import SUBSETS, format_subset
 
 
 def test_a_calibrated_region_lies_on_the_diagonal_and_every_case_is_a_point():
@@ -19,3 +20,15 @@ def test_a_calibrated_region_lies_on_the_diagonal_and_every_case_is_a_point():
     assert (before.get_ydata() - before.get_xdata()).min() < -0.2
     assert [len(axes.collections[0].get_offsets()) for axes in figure.axes[3:]] == [4, 4, 4]
     assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_every_subset_has_a_sign_of_its_own_beside_the_points():
+    bins = {("T1", str(region)): (np.ones((3, 4)), np.ones((3, 4))) for region in REGIONS}
+    pairs = [(format_subset(subset), str(region), 0.5, 0.5) for subset in SUBSETS for region in REGIONS]
+    figure = draw_reliability(bins, pairs, title="a network")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [format_subset(subset) for subset in SUBSETS]
+    signs = {(line.get_marker(), line.get_markerfacecolor()) for line in legend.get_lines()}
+    assert len(signs) == len(SUBSETS)
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)

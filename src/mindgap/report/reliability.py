@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from mindgap.regions import REGIONS
 from mindgap.report.scene import REGION_COLOURS
 
 _INK, _FAINT, _GRID = "#1d2733", "#8a94a0", "#e3e7eb"
-_MARKERS = "osD^vP*X"
+_SIGNS = [(marker, face) for face in (_INK, "none") for marker in "osD^vP*X"]
+"""Marker and filling, one for each of the fifteen subsets."""
 _FEWEST_VOXELS = 50  # a bin of fewer says nothing
 
 
@@ -45,15 +47,19 @@ def draw_reliability(
         for number, subset in enumerate(subsets):
             points = [(e, d) for s, r, e, d in found if s == subset and r == str(region)]
             x, y = np.array(points, dtype=np.float64).T
-            face = REGION_COLOURS[region] if number % 2 == 0 else "none"
+            marker, face = _SIGNS[number]
             below.scatter(
-                x, y, s=20, marker=_MARKERS[number % len(_MARKERS)], facecolors=face,
+                x, y, s=20, marker=marker, facecolors=face if face == "none" else REGION_COLOURS[region],
                 edgecolors=REGION_COLOURS[region], linewidths=0.9, alpha=0.75, label=subset,
             )  # fmt: skip
         _frame(above, str(region), "probability", "share of true voxels")
         _frame(below, "", "expected Dice", "Dice")
         above.legend(fontsize=8, frameon=False, loc="upper left")
-    panels[1][0].legend(fontsize=8, frameon=False, loc="upper left")
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, markersize=5, color=_INK, markerfacecolor=face, label=subset)
+        for subset, (marker, face) in zip(subsets, _SIGNS, strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11, color=_INK)
     return figure
 
