@@ -37,7 +37,7 @@ def test_undefined_distances_are_left_out():
     assert math.isnan(summarise(make_scores("m", "T1", CASES, hd95=math.nan))[0].hd95_mm["ET"])
 
 
-def test_threshold_rows_follow_the_models_of_their_subset():
+def test_who_saw_the_same_stands_together_and_the_threshold_behind():
     named = [
         ("threshold", "T1"),
         ("u", "T1"),
@@ -50,10 +50,10 @@ def test_threshold_rows_follow_the_models_of_their_subset():
     order = [(row.model, row.subset) for row in summarise(scores)]
     assert order == [
         ("u", "T1"),
-        ("u", "T2"),
-        ("threshold", "T2"),
         ("p", "T1"),
         ("threshold", "T1"),
+        ("u", "T2"),
+        ("threshold", "T2"),
         ("threshold", "FLAIR"),
     ]
     assert [row.is_baseline for row in summarise(scores)] == [False, False, True, False, True, True]

@@ -52,8 +52,8 @@ class SummaryRow:
 def summarise(scores: Sequence[Score]) -> list[SummaryRow]:
     """Sum scores up, one row per model and subset.
 
-    Rows come in the order of first appearance; the threshold row of a subset follows the last model of that
-    subset, or stands at the end where no model used it.
+    Rows of one subset stand together, so that who saw the same can be compared, subsets and models in the order of
+    first appearance; the threshold row of a subset follows its models, or stands at the end where no model used it.
 
     Args:
         scores: Rows of scores.csv.
@@ -96,11 +96,10 @@ def average_subsets(scores: Sequence[Score]) -> list[Score]:
 
 
 def _order(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    ordered = [pair for pair in pairs if pair[0] != BASELINE]
-    for baseline in (pair for pair in pairs if pair[0] == BASELINE):
-        places = [place for place, pair in enumerate(ordered) if pair[1] == baseline[1]]
-        ordered.insert(places[-1] + 1 if places else len(ordered), baseline)
-    return ordered
+    """By subset; a subset without a model, only its threshold, at the end."""
+    shown = dict.fromkeys(subset for model, subset in pairs if model != BASELINE)
+    subsets = list(dict.fromkeys([*shown, *(subset for _, subset in pairs)]))
+    return sorted(pairs, key=lambda pair: (subsets.index(pair[1]), pair[0] == BASELINE))
 
 
 def _summarise_one(scores: Sequence[Score], model: str, subset: str) -> SummaryRow:

@@ -17,7 +17,7 @@ from mindgap.errors import InputError, MindgapError
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.evaluation.scores import Score, read_scores, values_of
 from mindgap.evaluation.statistics import bootstrap_mean, paired_difference, wilcoxon
-from mindgap.evaluation.summary import BASELINE, mean_dice_of_cases
+from mindgap.evaluation.summary import BASELINE, average_subsets, mean_dice_of_cases
 from mindgap.files import read_json
 from mindgap.regions import REGIONS, find_convention, target_from_label
 from mindgap.report.figures import Picture
@@ -97,27 +97,43 @@ def load_section(run: Path) -> RunSection:
 
 
 def compare(scores: Sequence[Score]) -> list[Comparison]:
-    """Every pair of networks on the same subset, the later minus the earlier, per region and on average."""
+    """Every pair of networks on the same subset, the later minus the earlier, per region and on average.
+
+    Networks that saw all fifteen subsets are compared per region on the mean of the fifteen, and on single subsets on
+    average only: sixty tests would leave none that could say anything.
+    """
+    averaged = average_subsets(scores)
     found = []
-    for subset in dict.fromkeys(score.subset for score in scores):
-        models = dict.fromkeys(s.model for s in scores if s.subset == subset and s.model != BASELINE)
-        for first, second in combinations(models, 2):
-            text = f"{second} minus {first} on {subset}"
-            rows = [
-                [values_of(scores, model=model, subset=subset, region=str(region)) for model in (second, first)]
-                for region in REGIONS
-            ]
-            for region, (later, earlier) in zip(REGIONS, rows, strict=True):
-                p = wilcoxon(later, earlier)
-                found.append(Comparison(text, str(region), paired_difference(later, earlier), p))
-            shared = [case for case in rows[0][0] if case in rows[0][1]]
-            means = {case: float(np.mean([late[case] - early[case] for late, early in rows])) for case in shared}
-            found.append(Comparison(text, "mean", bootstrap_mean(means), wilcoxon(means, dict.fromkeys(means, 0.0))))
+    for rows in (averaged, scores):
+        for subset in dict.fromkeys(row.subset for row in rows):
+            models = dict.fromkeys(row.model for row in rows if row.subset == subset and row.model != BASELINE)
+            for first, second in combinations(models, 2):
+                made = _compare_pair(rows, first, second, subset)
+                whole = {row.model for row in averaged} >= {first, second}
+                found += made[-1:] if whole and rows is scores else made
     return found
+
+
+def _compare_pair(scores: Sequence[Score], first: str, second: str, subset: str) -> list[Comparison]:
+    """Per region, and on average last."""
+    text = f"{second} minus {first} on {subset}"
+    rows = [
+        [values_of(scores, model=model, subset=subset, region=str(region)) for model in (second, first)]
+        for region in REGIONS
+    ]
+    found = [
+        Comparison(text, str(region), paired_difference(later, earlier), wilcoxon(later, earlier))
+        for region, (later, earlier) in zip(REGIONS, rows, strict=True)
+    ]
+    shared = [case for case in rows[0][0] if case in rows[0][1]]
+    means = {case: float(np.mean([late[case] - early[case] for late, early in rows])) for case in shared}
+    return [*found, Comparison(text, "mean", bootstrap_mean(means), wilcoxon(means, dict.fromkeys(means, 0.0)))]
 
 
 def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
     """Best, median and worst case of a run by mean Dice of the three regions, with its images.
+
+    Of a network that was scored on several subsets, the one with the most sequences is shown.
 
     Raises:
         MindgapError: The cohort is not where it was scored.
@@ -128,7 +144,8 @@ def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
     mine = [score for score in scores if score.model != BASELINE]
     if not mine:
         return []
-    means = mean_dice_of_cases(scores, model=mine[0].model, subset=mine[0].subset)
+    shown = max(mine, key=lambda row: len(parse_subset(row.subset)))
+    means = mean_dice_of_cases(scores, model=shown.model, subset=shown.subset)
     ranked = sorted(means, key=lambda case: (-means[case], case))
     places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
     pictures = []
@@ -143,7 +160,7 @@ def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
             )
         case = files[case_id].load(convention=find_convention(evaluation["labels"]))
         caption = f"{place} of {len(ranked)}: mean Dice {means[case_id]:.3f}"
-        pictures.append(_picture(run, case, mine[0], caption, evaluation))
+        pictures.append(_picture(run, case, shown, caption, evaluation))
         if len(ranked) == 1:
             break
     return pictures
