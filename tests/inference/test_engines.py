@@ -11,7 +11,7 @@ import torch
 
 from mindgap.batch import BACKGROUND
 from mindgap.errors import MindgapError, SettingError
-from mindgap.inference.engines import TorchEngine, choose_engine, memory_gib
+from mindgap.inference.engines import TorchEngine, choose_engine, memory_gib, outputs_per_voxel
 from mindgap.inference.openvino_engine import OpenVinoEngine, representation_of, save_graph, translate
 from mindgap.inference.predictor import Predictor
 from mindgap.networks import NETWORKS, build_network
@@ -197,9 +197,10 @@ def test_mirror_images_are_averaged_each_turned_back(study):
 
 def test_memory_grows_with_the_volume_and_halves_in_bf16():
     network = build_network("vnet", {"channels_in": 4, "width": 4})
-    small, large = (memory_gib(network, 4, shape, "fp32") for shape in ((32, 32, 32), (64, 64, 32)))
+    outputs = outputs_per_voxel(network, 4)
+    small, large = (memory_gib(outputs, shape, "fp32") for shape in ((32, 32, 32), (64, 64, 32)))
     assert large == pytest.approx(4 * small)
-    assert memory_gib(network, 4, (32, 32, 32), "bf16") == pytest.approx(small / 2)
+    assert memory_gib(outputs, (32, 32, 32), "bf16") == pytest.approx(small / 2)
     # at least what has to live at once: the input, the first map and what comes of it, in fp32
     assert small > 32**3 * (4 + 4) * 4 / 2**30
     assert next(network.parameters()).device.type == "cpu"

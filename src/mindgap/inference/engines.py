@@ -151,16 +151,12 @@ class TorchEngine:
         return self.output(images, present).region_probabilities()
 
 
-def memory_gib(network: nn.Module, sequences: int, shape: Sequence[int], precision: EnginePrecision) -> float:
-    """Upper bound of what one pass over a volume takes: the outputs of all its layers, as if none were freed.
-
-    They are counted on a small cube; all of them grow with the volume.
+def outputs_per_voxel(network: nn.Module, sequences: int) -> float:
+    """Numbers that all layers of a network put out for a voxel of the image, counted in one pass over a small cube.
 
     Args:
         network: In eval mode.
         sequences: J.
-        shape: Sides in voxels, multiples of the network's stride.
-        precision: bf16 halves the outputs.
     """
     total = 0
 
@@ -175,4 +171,15 @@ def memory_gib(network: nn.Module, sequences: int, shape: Sequence[int], precisi
         network(cube, torch.ones(1, sequences, dtype=torch.bool))
     for hook in hooks:
         hook.remove()
-    return total * math.prod(shape) / (2 * STRIDE) ** 3 * (2 if precision == "bf16" else 4) / 2**30
+    return total / (2 * STRIDE) ** 3
+
+
+def memory_gib(outputs: float, shape: Sequence[int], precision: EnginePrecision) -> float:
+    """Upper bound of what one pass over a volume takes: the outputs of all layers, as if none were freed.
+
+    Args:
+        outputs: For each voxel (:func:`outputs_per_voxel`); all of them grow with the volume.
+        shape: Sides in voxels, multiples of the network's stride.
+        precision: bf16 halves the outputs.
+    """
+    return outputs * math.prod(shape) * (2 if precision == "bf16" else 4) / 2**30

@@ -20,7 +20,7 @@ from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.errors import InputError, SettingError
 from mindgap.inference.decision import highest_expected_dice
-from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib
+from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib, outputs_per_voxel
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
 from mindgap.networks import head_of
@@ -245,8 +245,12 @@ class Predictor:
         if self.coverage != "auto" or self.planned_coverage == "tiles":
             return self.planned_coverage
         shape = padded_shape(prepared.image.shape[1:], STRIDE)
-        needed_gib = memory_gib(self.network, len(self.card.sequences), shape, self.precision)
+        needed_gib = memory_gib(self._outputs_per_voxel, shape, self.precision)
         return "whole" if needed_gib < available_memory_gib(self.processor.device) else "tiles"
+
+    @cached_property
+    def _outputs_per_voxel(self) -> float:
+        return outputs_per_voxel(self.network, len(self.card.sequences))
 
     def _classes_at_home(self, maps: Float[Tensor, "R i j k"], placement: Placement) -> NDArray[np.uint8]:
         """The mask on the grid of the files; decided on the crop where that grid was not resampled."""
