@@ -181,9 +181,6 @@ def _lower_bias(network: FusedUNet, by: float) -> None:
 def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> Path:
     """Put the networks of the folds together, in float16, and say of them what the cross-validation found.
 
-    The card asks for whole-brain passes, which is how they are scored and calibrated; how tiles compare is measured and
-    noted in ``exported.json``.
-
     Args:
         place: Of the study.
         trial: Whose networks.
@@ -193,11 +190,17 @@ def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> 
     Returns:
         The model folder, OUT/box.
     """
-    runs = trial.runs
-    members = [_shipped_member(place, run) for run in runs]
-    known = [load_network(folder) for folder in members]
+    out = assemble_box(place, trial, split=split)
+    measure_gate(place, trial, progress=progress)
+    measure_confidence(place, trial, progress=progress)
+    return out
+
+
+def assemble_box(place: Place, trial: Trial, *, split: str) -> Path:
+    """The networks of the folds as one, and what taught it; its card asks for the passes it is scored by."""
+    known = [load_network(_make_member(place, run)) for run in trial.runs]
     first = known[0].card
-    arguments = {"count": len(members), "architecture": first.architecture, "arguments": first.arguments}
+    arguments = {"count": len(known), "architecture": first.architecture, "arguments": first.arguments}
     card = replace(
         first, architecture="ensemble", arguments=arguments, method=BOX, decision="expected_dice", coverage="whole"
     )
@@ -208,23 +211,34 @@ def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> 
     out = place.out / BOX
     save_network(out, network, card, half=True)
     _write_history(out, place, trial, split=split)
-    cohort, convention = discover_labelled(place.data, None)
-    there = {files.case_id: files for files in cohort.cases}
-    folds = {folder: [there[case] for case in _judged(place, run)] for folder, run in zip(members, runs, strict=True)}
-    gate = cross_gate(folds, convention, device=place.device, decision="expected_dice", progress=progress)
-    write_exported(out, load_network(out).sha256, Exported(whole=gate))
-    shipped = Predictor.load(out, device=place.device, coverage="whole", engine="auto")
-    predictors = [
-        Predictor.load(folder, device=place.device, coverage="whole", engine="auto", decision="expected_dice")
-        for folder in folds
-    ]
-    write_confidence(out, cross_calibrate(shipped, predictors, place.data, progress=progress))
     return out
 
 
-def _shipped_member(place: Place, run: Run) -> Path:
-    """The network of a fold with lowered odds, in a folder beside its run."""
-    source, out = place.run(run.name), place.out / MEMBERS / run.name
+def measure_gate(place: Place, trial: Trial, *, progress: Progress) -> None:
+    """How one pass over the brain compares with tiles, by cross-validation; noted in ``exported.json``."""
+    cohort, convention = discover_labelled(place.data, None)
+    there = {files.case_id: files for files in cohort.cases}
+    folds = {_member_of(place, run): [there[case] for case in _judged(place, run)] for run in trial.runs}
+    gate = cross_gate(folds, convention, device=place.device, decision="expected_dice", progress=progress)
+    out = place.out / BOX
+    write_exported(out, load_network(out).sha256, Exported(whole=gate))
+
+
+def measure_confidence(place: Place, trial: Trial, *, progress: Progress) -> None:
+    """Expected Dice, calibration and volume intervals, by cross-validation."""
+    load = partial(Predictor.load, device=place.device, coverage="whole", engine="auto", decision="expected_dice")
+    out = place.out / BOX
+    members = [load(_member_of(place, run)) for run in trial.runs]
+    write_confidence(out, cross_calibrate(load(out), members, place.data, progress=progress))
+
+
+def _member_of(place: Place, run: Run) -> Path:
+    return place.out / MEMBERS / run.name
+
+
+def _make_member(place: Place, run: Run) -> Path:
+    """The network of a fold with lowered odds, in a folder of its own."""
+    source, out = place.run(run.name), _member_of(place, run)
     trained = load_network(source)
     assert isinstance(trained.network, FusedUNet)
     _lower_bias(trained.network, LOWER)
