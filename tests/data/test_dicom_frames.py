@@ -46,6 +46,7 @@ def test_a_series_is_recognised_as_if_it_were_classic(kind, both):
     classic, enhanced = both(kind)
     for name in ("echo_ms", "repetition_ms", "inversion_ms", "description", "contrast", "scanning", "diffusion"):
         assert getattr(enhanced, name) == getattr(classic, name), name
+    assert enhanced.image_type == (*classic.image_type, "NONE")
     assert len(enhanced.slices) == SHAPE[2]
     (proposal,) = propose([enhanced], {})
     assert proposal.sequence is Sequence(kind)
@@ -73,6 +74,67 @@ def test_a_frame_of_diffusion_puts_the_series_aside(both, tmp_path):
     (series,) = read_series(tmp_path / "enhanced")
     (proposal,) = propose([series], {})
     assert proposal.aside
+
+
+def test_what_a_complex_image_shows_is_part_of_its_type(both):
+    _, enhanced = both("T2", ImageType=["ORIGINAL", "PRIMARY", "MIXED", "NONE"], ComplexImageComponent="PHASE")
+    assert enhanced.image_type == ("ORIGINAL", "PRIMARY", "M", "NONE", "PHASE")
+    (proposal,) = propose([enhanced], {})
+    assert proposal.aside
+    assert "phase" in proposal.reason
+
+
+def test_private_groups_that_repeat_public_entries_change_nothing(both, tmp_path):
+    classic, _ = both()
+    path = tmp_path / "enhanced" / "IM1"
+    image = pydicom.dcmread(path)
+    for frame in image.PerFrameFunctionalGroupsSequence:
+        block = pydicom.Dataset()
+        block.ImagePositionPatient, block.EchoTime, block.RescaleSlope = [1.0, 2.0, 3.0], 95.0, 7.0
+        frame.private_block(0x2005, "A MAKER", create=True).add_new(0x0F, "SQ", pydicom.Sequence([block]))
+    image.save_as(path)
+    (enhanced,) = read_series(tmp_path / "enhanced")
+    assert enhanced.echo_ms == classic.echo_ms
+    np.testing.assert_allclose(stack_of(enhanced).affine_lps, stack_of(classic).affine_lps)
+
+
+@pytest.mark.parametrize("parts", [2, SHAPE[2]])
+def test_a_series_in_several_objects_is_one_volume_without_a_seg(parts, write_dicom, write_enhanced, tmp_path):
+    """Two halves, or an enhanced object of one frame for every slice."""
+    files = write_dicom(tmp_path / "classic", _voxels(), GRID)
+    for part, some in enumerate(np.array_split(SHUFFLED, parts)):
+        write_enhanced(tmp_path / "enhanced" / f"IM{part}", [files[index] for index in some])
+    for name in ("classic", "enhanced"):
+        (series,) = read_series(tmp_path / name)
+        stack = convert_series(series, tmp_path / f"{name}.nii.gz")
+    one, other = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("classic", "enhanced"))
+    np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+    with pytest.raises(InputError, match=f"found one in {parts} files"):
+        write_seg(tmp_path / "seg.dcm", np.zeros(SHAPE, np.uint8), other.affine, stack)
+
+
+@pytest.mark.parametrize("count", [SHAPE[2] - 1, SHAPE[2] + 1])
+def test_frames_that_are_not_all_described_are_refused(both, count, tmp_path):
+    both()
+    path = tmp_path / "enhanced" / "IM1"
+    image = pydicom.dcmread(path)
+    image.NumberOfFrames = count
+    image.save_as(path)
+    with pytest.raises(InputError, match=f"12 of {count} frames are described"):
+        read_series(tmp_path / "enhanced")
+
+
+def test_fewer_compressed_frames_than_promised_are_refused(both, tmp_path):
+    both()
+    path = tmp_path / "enhanced" / "IM1"
+    image = pydicom.dcmread(path)
+    image.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    frames = list(pydicom.encaps.generate_frames(image.PixelData, number_of_frames=SHAPE[2]))
+    image.PixelData = pydicom.encaps.encapsulate(frames[:-1])
+    image.save_as(path)
+    (series,) = read_series(tmp_path / "enhanced")
+    with pytest.raises(InputError, match="IM1: expected a whole enhanced DICOM object"):
+        convert_series(series, tmp_path / "t1.nii.gz")
 
 
 @pytest.mark.parametrize("compressed", [False, True])

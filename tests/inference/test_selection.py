@@ -212,6 +212,20 @@ def test_a_case_that_no_member_fits_is_listed(pair_of_runs, study, tmp_path):
     assert "again needs T1+T2+T1ce+FLAIR" in outcome.failed["B"]
 
 
+def test_an_engine_that_is_not_there_is_said_before_any_case(pair_of_runs, study, tmp_path):
+    bundle(pair_of_runs, tmp_path / "set")
+
+    def load(folder: Path) -> Predictor:
+        raise SettingError("no such engine")
+
+    with pytest.raises(SettingError, match="no such engine"):
+        Panel.open(tmp_path / "set", {SEQUENCES}, load, coverage="auto", tta=False)
+    panel = Panel.open(tmp_path / "set", set(), load, coverage="auto", tta=False)
+    cohort = _cohort({"A": SEQUENCES}, study, tmp_path / "cohort")
+    with pytest.raises(SettingError, match="no such engine"):
+        segment_cases(panel, cohort, tmp_path / "masks", convention=find_convention("brats2017"))
+
+
 def test_a_network_alone_answers_and_says_that_nothing_is_known(study):
     lines: list[str] = []
     assert answering(study.fixed, "X", SEQUENCES, lines.append) == (study.fixed, None)

@@ -15,6 +15,7 @@ from mindgap.methods.base import Parts
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.networks import build_network
+from mindgap.networks.norms import settle_norms
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
 
 TERMS = {"full_dice", "dice", "consistency", "content", "style", "adversarial"}
@@ -192,7 +193,13 @@ def test_validation_looks_at_the_latents_of_the_full_path(make_batch):
         assert {f"{name}/{sequence}" for sequence in SEQUENCES} <= set(found.numbers), name
     assert sum(found.numbers[f"anchor_weight/{sequence}"] for sequence in SEQUENCES) == pytest.approx(4)
     assert all(latents.shape[0] == 4 for latents in found.latents)
-    assert method.networks["full"].training, "it goes on learning"
+    full = method.networks["full"]
+    assert full.training, "it goes on learning"
+    settle_norms(full)
+    settled = {name: module.training for name, module in full.named_modules()}
+    method.diagnose(method.networks["segmenter"], [batch])
+    assert {name: module.training for name, module in full.named_modules()} == settled
+    assert len(set(settled.values())) == 2
     dimmer = dataclasses.replace(batch, image=batch.image * 0.5)
     other = method.diagnose(method.networks["segmenter"], [dimmer])
     assert other.numbers["latent_distance/T1"] != found.numbers["latent_distance/T1"]

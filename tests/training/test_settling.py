@@ -187,7 +187,7 @@ def test_another_grid_or_a_test_case_among_its_lessons_is_refused(trained, store
 
 
 def test_the_network_in_the_box_can_be_adapted(store):
-    recipe = CompactRecipe()
+    recipe = CompactRecipe(shared_norm=False, own_share=0.75)
     experiment = Experiment(store.folder, recipe, start=Path("box"), start_member=4, width=8, latent_channels=4)
     method = build_method(experiment, store)
     assert method.networks["segmenter"].head.weight.abs().sum() > 0

@@ -18,7 +18,7 @@ from mindgap.data.nifti import Volume, read_volume
 from mindgap.errors import InputError
 
 _KEPT = (
-    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -90,29 +90,46 @@ def moves_to_dicom(affine_ras: NDArray[np.float64], stack: Stack, case: str) -> 
 
 
 def _lay_out(stack: Stack, folder: Path) -> None:
-    """The images of a stack as classic files, in its order."""
-    places = [folder / f"{index:05d}.dcm" for index in range(len(stack.files))]
-    frames: dict[Path, dict[int, Path]] = {}
-    for path, frame, place in zip(stack.files, stack.frames, places, strict=True):
+    """The images of a stack as classic files, in its order.
+
+    Raises:
+        InputError: The pixels of a frame are missing.
+    """
+    frames: dict[Path, dict[int, int]] = {}
+    for index, (path, frame) in enumerate(zip(stack.files, stack.frames, strict=True)):
         if frame is None:
-            shutil.copyfile(path, place)
+            shutil.copyfile(path, _place(folder, index))
         else:
-            frames.setdefault(path, {})[frame] = place
-    for path, wanted in frames.items():
-        _write_frames(path, wanted)
+            frames.setdefault(path, {})[frame] = index
+    for path, places in frames.items():
+        try:
+            _write_frames(path, places, folder)
+        except (ValueError, IndexError, AttributeError, KeyError) as error:
+            raise InputError(
+                case=f"{stack.series.name}: {path.name}",
+                expected="a whole enhanced DICOM object, with pixels for each of its frames",
+                found=f"one that cannot be taken apart ({type(error).__name__}: {error})",
+                mend="export or copy the file again, or export the series as classic MR images",
+            ) from error
 
 
-def _write_frames(path: Path, places: Mapping[int, Path]) -> None:
+def _place(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.dcm"
+
+
+def _write_frames(path: Path, places: Mapping[int, int], folder: Path) -> None:
     """Write some frames of an enhanced object as classic images; compressed pixels stay compressed.
 
     Args:
         path: The object.
-        places: Frame, counted from 0 -> where it goes.
+        places: Frame, counted from 0 -> its place in the stack, which numbers the image.
+        folder: Where the images go.
     """
     pydicom = need("pydicom")
     image = pydicom.dcmread(path, force=True)
+    syntax = image.file_meta.TransferSyntaxUID
     headers, pixels = list(frame_headers(image)), _pixels(image)
-    for frame, place in places.items():
+    for frame, index in places.items():
         classic, header = pydicom.Dataset(), headers[frame]
         for keyword in _KEPT:
             value = header.get(keyword, image.get(keyword))
@@ -120,17 +137,17 @@ def _write_frames(path: Path, places: Mapping[int, Path]) -> None:
                 setattr(classic, keyword, value)
         classic.SOPClassUID = pydicom.uid.MRImageStorage
         classic.SOPInstanceUID = pydicom.uid.generate_uid()
-        classic.Modality, classic.InstanceNumber = "MR", frame + 1
+        classic.Modality, classic.InstanceNumber = "MR", index + 1
         classic.file_meta = pydicom.dataset.FileMetaDataset()
-        classic.file_meta.TransferSyntaxUID = image.file_meta.TransferSyntaxUID
+        classic.file_meta.TransferSyntaxUID = syntax
         classic.PixelData = pixels[frame]
-        classic["PixelData"].VR = "OB" if image.file_meta.TransferSyntaxUID.is_compressed else "OW"
-        pydicom.dcmwrite(place, classic, enforce_file_format=True)
+        classic["PixelData"].VR = "OB" if syntax.is_compressed else "OW"
+        pydicom.dcmwrite(_place(folder, index), classic, enforce_file_format=True)
 
 
 def _pixels(image: Any) -> list[bytes]:
     """The bytes of every frame, encapsulated where they are compressed."""
-    count = int(image.NumberOfFrames)
+    count = int(image.get("NumberOfFrames", 1) or 1)
     if image.file_meta.TransferSyntaxUID.is_compressed:
         encaps = need("pydicom.encaps")
         return [encaps.encapsulate([one]) for one in encaps.generate_frames(image.PixelData, number_of_frames=count)]

@@ -18,8 +18,8 @@ _ECHO_PULSES = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}
 
 
 def has_frames(header: Any) -> bool:
-    """Whether a header is that of several images with functional groups that describe each."""
-    return int(header.get("NumberOfFrames", 1) or 1) > 1 and bool(header.get(_PER_FRAME))
+    """Whether a header is that of an enhanced object, whose functional groups describe each of its images."""
+    return bool(header.get(_PER_FRAME))
 
 
 def frame_headers(header: Any) -> Iterator[Any]:
@@ -27,22 +27,28 @@ def frame_headers(header: Any) -> Iterator[Any]:
 
     Args:
         header: Of an enhanced object, with or without pixels.
+
+    Raises:
+        ValueError: It describes more or fewer frames than it says it has.
     """
     shared = _flat(header.get(_SHARED) or [])
     top = {element.keyword: element.value for element in header if element.keyword and element.VR != "SQ"}
-    del top["NumberOfFrames"]
+    count = int(top.pop("NumberOfFrames", 1) or 1)
     top.pop("PixelData", None)
-    for groups in header[_PER_FRAME].value:
+    described = header[_PER_FRAME].value
+    if len(described) != count:
+        raise ValueError(f"{len(described)} of {count} frames are described")
+    for groups in described:
         known = {**top, **shared, **_flat([groups])}
         yield _classic(known, header)
 
 
 def _flat(groups: Sequence[Any]) -> dict[str, Any]:
-    """Keyword -> value of the first item of every group."""
+    """Keyword -> value of the first item of every group; private ones, which may repeat public entries, stay out."""
     found: dict[str, Any] = {}
     for one in groups:
         for macro in one:
-            if macro.VR == "SQ" and macro.value:
+            if macro.VR == "SQ" and macro.value and not macro.tag.is_private:
                 found |= {element.keyword: element.value for element in macro.value[0] if element.keyword}
     return found
 
@@ -54,13 +60,14 @@ def _classic(known: dict[str, Any], header: Any) -> dict[str, Any]:
     renamed = {
         "EchoTime": known.get("EffectiveEchoTime"),
         "InversionTime": inversions[0] if isinstance(inversions, Sequence) and inversions else inversions,
-        "ImageType": known.get("FrameType"),
         "ScanningSequence": _scanning(known),
         "ContrastBolusAgent": _agent(known, header),
     }
-    for keyword, value in renamed.items():
-        if value is not None and not found.get(keyword):
-            found[keyword] = value
+    found |= {keyword: value for keyword, value in renamed.items() if value is not None and not found.get(keyword)}
+    # Of the whole object it is MIXED where frames differ, and what a complex image shows stands apart.
+    kinds = known.get("FrameType") or known.get("ImageType") or []
+    types = [kinds] if isinstance(kinds, str) else [str(word) for word in kinds]
+    found["ImageType"] = [*types, "PHASE"] if known.get("ComplexImageComponent") == "PHASE" else types
     return found
 
 

@@ -53,7 +53,7 @@ def write_seg(path: Path, target: NDArray[np.uint8], affine: NDArray[np.float64]
     frames = to_frames(target, affine, stack)
     # The order of the images decides which frame belongs to which: it has to be that of the frames.
     files = list(dict.fromkeys(stack.files))
-    if stack.frames[0] is not None:
+    if any(frame is not None for frame in stack.frames):
         if len(files) > 1 or None in stack.frames:
             raise _refuse_parts(stack, len(files))
         frames = frames[np.argsort(np.array(stack.frames, dtype=np.int64))]

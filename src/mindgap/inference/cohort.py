@@ -11,7 +11,7 @@ from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.nifti import is_own_mask, read_volume
 from mindgap.data.raw import RawOptions
-from mindgap.errors import InputError, MindgapError
+from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import remove_leftovers, sha256_of
 from mindgap.inference.layout import (
     Layout,
@@ -161,6 +161,8 @@ class _Run:
         """The case, and who answers for it or why nobody can."""
         try:
             return files, self.panel.answer(files.case_id, files.sequences)
+        except SettingError:  # of no case in particular
+            raise
         except Exception as error:  # whatever one case brings, the others go on
             return files, _one_line(files.case_id, error)
 

@@ -74,6 +74,7 @@ class Panel:
 
         Raises:
             MindgapError: The folder holds no network, or a damaged one.
+            SettingError: Engine, precision or device are not there.
         """
         members = read_members(model)
         if len(members) == 1:
@@ -81,11 +82,14 @@ class Panel:
             if member.confidence is None:
                 say(f"no estimate of reliability: {member.folder} was not calibrated (mindgap calibrate)")
             return cls.of_one(load(member.folder), member.confidence)
+        panel = cls(sha256_of(model / MODELS), coverage, tta, members, load)
         for subset in sorted(subsets, key=lambda some: (-len(some), some)):
             if any(member.uses(subset) for member in members):
                 given = format_subset(subset)
                 say(f"{given}: {choose(members, given, subset).describe(subset)}")
-        return cls(sha256_of(model / MODELS), coverage, tta, members, load)
+                if not panel._loaded:
+                    panel.answer(given, subset)  # an engine or device that is not there is said before any case
+        return panel
 
     def answer(self, case_id: str, available: Subset) -> Answer:
         """Who answers for a case.

@@ -104,11 +104,12 @@ class SmuNet(AbstractMethod):
         """Of the full path, whose latents go on being aligned; the segmenter, which predicts, has none."""
         full = self.networks["full"]
         full = getattr(full, "module", full)  # what wraps it for several processes waits for all of them
-        was = full.training
+        was = {module: module.training for module in full.modules()}  # settled normalisations stay settled
         try:
             return diagnose_latents(full.eval(), batches, self.full_subset, self.anchor)
         finally:
-            full.train(was)
+            for module, training in was.items():
+                module.training = training
 
 
 @dataclass(frozen=True)

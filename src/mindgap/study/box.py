@@ -44,7 +44,7 @@ from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import WEIGHTS, load_network, save_network
 from mindgap.processor import cpu_count
 from mindgap.regions import REGIONS, Region, region_mask
-from mindgap.runfiles import MANIFEST, THRESHOLDS
+from mindgap.runfiles import MANIFEST, MEMBERS, THRESHOLDS
 from mindgap.sequences import SUBSETS, Subset, format_subset
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.study.grid import Run
@@ -59,8 +59,6 @@ LOWER = 1.0
 Six in ten crops of the training are centred on a tumour, so that the networks draw too much of it; chosen by
 cross-validation (docs/results/box/tables/odds.md).
 """
-MEMBERS = "members"
-"""Folder of the networks of the folds as they stand in what is shipped; confidence is measured on them."""
 
 
 def prepare_folds(
@@ -233,6 +231,7 @@ def measure_confidence(place: Place, trial: Trial, *, progress: Progress) -> Non
 
 
 def _member_of(place: Place, run: Run) -> Path:
+    """Where the network of a fold lies as it stands in what is shipped; gate and confidence are measured on it."""
     return place.out / MEMBERS / run.name
 
 

@@ -17,7 +17,7 @@ from mindgap.study.scale import Place, Scale
 ORDERS = "study.json"
 """What a run was told, in its folder."""
 DECIDED = "decided.csv"
-"""Dice of the cases a fold judges by both rules of decision, on the network's grid, in its run folder."""
+"""Dice of the cases a fold judges by several rules of decision, on the network's grid, in its run folder."""
 CROSS = "cross.csv"
 """Scores of a unimodal network on every sequence, in its run folder; the column subset is what it was shown."""
 _FACTS = (

@@ -31,7 +31,7 @@ def scores_of(trial: Trial, place: Place, *, rule: str = "") -> list[Score]:
     Args:
         trial: It.
         place: Of the study.
-        rule: "" for the highest expected Dice, or :data:`PLAIN`.
+        rule: "" for the highest expected Dice, :data:`PLAIN`, or what :func:`rule_of` says.
     """
     rows: list[Score] = []
     for run in trial.runs:

@@ -86,7 +86,7 @@ _BOX = f"{_APART} --own-share 0.75"
 _TRIALS = (
     Trial(
         BOX,
-        "what is shipped: the first training, 3,000 steps more, every sequence normalised by itself",
+        "what is shipped, before its odds are lowered: 3,000 steps more, every sequence normalised by itself",
         flags=_BOX,
         steps=MORE_STEPS,
         folds=_ALL,
