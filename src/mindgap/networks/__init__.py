@@ -68,26 +68,6 @@ def build_fused(*, sequences: int, latent_channels: int = 4, width: int = 16) ->
     return FusedNetwork(encoders, VNet(2 * latent_channels, width=width), sequences=sequences)
 
 
-def build_fused_unet(
-    *,
-    sequences: int,
-    latent_channels: int = 8,
-    width: int = 8,
-    each: bool = True,
-    own_share: float = 0.0,
-    shared_norm: bool = True,
-) -> FusedUNet:
-    """Light encoders per sequence, mean and variance of what is present, a residual U-Net."""
-    return FusedUNet(
-        sequences,
-        latent_channels=latent_channels,
-        width=width,
-        each=each,
-        own_share=own_share,
-        shared_norm=shared_norm,
-    )
-
-
 def build_ensemble(*, count: int, architecture: str, arguments: dict[str, Any]) -> Ensemble:
     """``count`` networks of one kind, averaged."""
     return Ensemble(build_network(architecture, arguments) for _ in range(count))
@@ -114,7 +94,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "aligned": build_aligned,
     "smunet": build_smunet,
     "fused": build_fused,
-    "fused_unet": build_fused_unet,
+    "fused_unet": FusedUNet,
     "ensemble": build_ensemble,
     "masked": build_masked,
     "dynunet": build_dynunet,
