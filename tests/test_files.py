@@ -33,6 +33,16 @@ def test_a_block_that_ends_well_replaces_it(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_writers_with_one_process_number_do_not_meet(tmp_path):
+    """Containers number their processes alike; two writers of one file in one process are the same to the folder."""
+    with write_aside(tmp_path / "a.json") as one, write_aside(tmp_path / "a.json") as other:
+        one.write_text("first")
+        other.write_text("second")
+        assert one != other
+    assert (tmp_path / "a.json").read_text() == "first", "the last to end"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_a_place_that_cannot_be_written_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MindgapError, match="could not be written"):

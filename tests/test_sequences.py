@@ -10,6 +10,7 @@ from mindgap.sequences import (
     make_subset,
     parse_subset,
     parse_subsets,
+    read_filenames,
     sequence_from_alias,
     sequence_from_filename,
     split_filename,
@@ -50,6 +51,36 @@ def test_every_alias_in_every_place(alias, sequence):
         ("caset1", None),
         ("X_t1_0001", None),
         ("", None),
+        ("P1_T1_FLAIR", Sequence.T1),
+        ("P1_T2_FLAIR", Sequence.FLAIR),
+        ("P1_T1_T2_FLAIR", Sequence.FLAIR),
+        ("P1_T1_FLAIR_post", Sequence.T1CE),
+        ("P1_post_T1", Sequence.T1CE),
+        ("P1_gd_T1w", Sequence.T1CE),
+        ("P1_postcontrast_ax_T1", Sequence.T1CE),
+        ("sub-1_acq-postcontrast_T1w", Sequence.T1CE),
+        ("P1_T1_GD", Sequence.T1CE),
+        ("P1_T1_post", Sequence.T1CE),
+        ("P1_T1_post_contrast", Sequence.T1CE),
+        ("P1_T1_C", Sequence.T1CE),
+        ("P1_T1_C+", Sequence.T1CE),
+        ("P1_T1+C", Sequence.T1CE),
+        ("P1_T1w-gadolinium", Sequence.T1CE),
+        ("P1_CT1", Sequence.T1CE),
+        ("P1_T1postGd", Sequence.T1CE),
+        ("P1_pre_T1", Sequence.T1),
+        ("P1_precontrast_T1", Sequence.T1),
+        ("P1_nongd_T1", Sequence.T1),
+        ("P1_no_gd_T1", Sequence.T1),
+        ("P1_T1_without_contrast", Sequence.T1),
+        ("P1_post_op_T1", Sequence.T1),
+        ("P1_postop_T1", Sequence.T1),
+        ("P1_native_space_gd_T1", Sequence.T1CE),
+        ("sub-GD_ses-post_T1w", Sequence.T1),
+        ("CON_01_t1", Sequence.T1),
+        ("P1_post_T2", Sequence.T2),
+        ("P1_T2_post", None),
+        ("P1_FLAIR_gd", None),
     ],
 )
 def test_names_of_files(stem, sequence):
@@ -59,6 +90,50 @@ def test_names_of_files(stem, sequence):
 def test_file_names_come_apart():
     assert split_filename("BraTS-GLI-00000-000-T1c") == ("BraTS-GLI-00000-000", "T1c", Sequence.T1CE)
     assert split_filename("flair") == ("", "flair", Sequence.FLAIR)
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["P1_pre_post_T1", "P1_T1-C", "P1_c_T1", "sub-1_ce-none_T1w", "P1_gd_t1n", "POST_01_t1", "GD-17_t1", "A_CE_3_t1"],
+)
+def test_t1_or_t1ce_is_left_open_where_a_name_may_mean_either(stem):
+    assert split_filename(stem)[2] is None
+    assert sequence_from_filename(stem) is None
+
+
+@pytest.mark.parametrize(
+    ("case_id", "names"),
+    [
+        ("POST_01", {"POST_01_t1": "T1"}),
+        ("GD-17", {"GD-17_t1": "T1", "GD-17_t1_gd": "T1ce"}),
+        ("GD-17", {"gd-17_post_t1": "T1ce"}),
+        ("GD", {"GD_t1": "T1", "GD_gd_t1": "T1ce"}),
+        ("P1_post", {"P1_post_T1": "T1", "P1_post_T2": "T2"}),
+        ("P1_post", {"post_T1": "T1"}),
+        ("P1_post", {"P1_T1_post": "None"}),
+        ("P1_post_T1", {"P1_post_T1": "T1ce"}),
+        ("P1", {"P1_gd_ax_t1": "T1ce"}),
+        ("P1", {"gd_ax_t1": "T1ce", "ax_t1": "T1"}),
+        ("P1", {"P1_post_T1": "None", "P1_post_T2": "T2"}),
+        ("P1", {"P1_post_T1": "T1ce", "P1_T1": "T1", "P1_post_T2": "T2"}),
+        ("", {"POST_01_t1": "T1", "POST_01_t2": "T2"}),
+        ("T1_study", {"T1_study_flair": "FLAIR", "T1_study_t1": "T1"}),
+        ("STUDY_T1", {"STUDY_T1_flair": "FLAIR"}),
+        ("", {"STUDY_T1_flair": "FLAIR", "STUDY_T1_t2": "T2"}),
+        ("T1", {"T1_FLAIR": "T1"}),
+        ("P1", {"T1_FLAIR": "T1", "T1_CE": "T1ce"}),
+    ],
+)
+def test_the_name_of_the_case_says_nothing_of_contrast(case_id, names):
+    assert {stem: str(name.sequence) for stem, name in read_filenames(names, case_id).items()} == names
+
+
+def test_words_of_contrast_go_with_the_alias():
+    assert split_filename("P1_post_T1") == ("P1", "post_T1", Sequence.T1CE)
+    assert split_filename("P1_T1_GD") == ("P1", "T1_GD", Sequence.T1CE)
+    assert split_filename("P1_T1_FLAIR") == ("P1", "T1_FLAIR", Sequence.T1)
+    assert split_filename("sub-1_ses-2_ce-gd_T1w") == ("sub-1_ses-2", "ce-gd_T1w", Sequence.T1CE)
+    assert split_filename("sub-1_acq-postcontrast_T1w") == ("sub-1", "acq-postcontrast_T1w", Sequence.T1CE)
 
 
 @pytest.mark.parametrize("subset", SUBSETS)

@@ -1,7 +1,7 @@
 """Brain-tumour segmentation when MRI sequences are missing.
 
-The functions of the command line, as functions: ``mindgap.prepare``, ``train``, ``segment`` (with ``load``),
-``segment_cohort``, ``evaluate``, ``report``.
+What most verbs of the command line do, as functions: ``mindgap.prepare``, ``train`` (of an ``Experiment``), ``segment``
+(with ``load``), ``segment_cohort``, ``evaluate``, ``report``, ``cite``.
 They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
 """
 

@@ -41,7 +41,7 @@ from mindgap.inference.status import CaseStatus, Shard, read_status, write_summa
 from mindgap.networks.weights import Decision
 from mindgap.regions import find_convention
 from mindgap.runfiles import EVALUATION, MANIFEST, OVERLAYS, PREDICTIONS, REPORT, SCORES, THRESHOLDS
-from mindgap.sequences import Subset, parse_subset
+from mindgap.sequences import Subset, format_subset, parse_subset
 
 if TYPE_CHECKING:
     from mindgap.report.sheet import SheetCase
@@ -272,7 +272,8 @@ def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, la
         subset = parse_subset(ended.subset)
         shown = parse_subset(ended.native) if ended.native else subset  # of raw scans one lies on the grid of the mask
         images = {str(s): files.images[s] for s in shown if s in files.images}
-        sheet.append(SheetCase(files.case_id, mask_of(out, files.case_id, subset, layout), images))
+        mask = mask_of(out, files.case_id, ended.grid, layout)
+        sheet.append(SheetCase(files.case_id, mask, images, format_subset(subset)))
     return sheet
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from mindgap.errors import MindgapError
 
-_LEFTOVER = re.compile(r"\.(\d+)\.part\..+")
+_LEFTOVER = re.compile(r"\.(\d+)(\.[0-9a-f]{8})?\.part\..+")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -22,13 +23,14 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 def write_aside(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; when the block ends well it takes the place of ``path``.
 
-    A crash, a full disk or a kill leaves the old file, or none, but never half of one. The temporary name
-    keeps the suffixes of ``path``, since many writers choose the format by them.
+    A crash, a full disk or a kill leaves the old file, or none, but never half of one. The temporary name keeps the
+    suffixes of ``path``, since many writers choose the format by them, and has random letters, since processes in
+    containers that share a folder may have one number.
 
     Raises:
         MindgapError: The place cannot be written.
     """
-    aside = path.with_name(f".{os.getpid()}.part.{path.name}")
+    aside = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.part.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 
@@ -29,11 +31,28 @@ class Sequence(str, Enum):
 SEQUENCES: tuple[Sequence, ...] = tuple(Sequence)
 
 ALIASES: dict[Sequence, tuple[str, ...]] = {
-    Sequence.T1: ("t1", "t1n", "t1w", "t1pre"),
+    Sequence.T1: ("t1", "t1n", "t1w", "t1pre", "t1flair", "t1_flair"),
     Sequence.T2: ("t2", "t2w"),
-    Sequence.T1CE: ("t1ce", "t1c", "t1gd", "t1post", "t1ca", "ce-gadolinium_t1w"),
-    Sequence.FLAIR: ("flair", "t2f", "fla", "t2flair", "t2-flair"),
+    Sequence.T1CE: (
+        *("t1ce", "t1c", "t1gd", "t1post", "t1ca", "ct1"),
+        *("t1_ce", "t1_c", "t1_gd", "t1_post", "ce-gadolinium_t1w"),
+    ),
+    Sequence.FLAIR: ("flair", "t2f", "fla", "t2flair", "t2-flair", "t2_flair"),
 }
+
+_WORD = r"[^_\-. ]+"
+_AGENT = r"contrast|gd|gad|gado\w*|gadavist|ce|km"
+_GIVEN = rf"{_AGENT}|con"  # not by itself: "con" is a control as well
+_WITH = rf"{_AGENT}|c\+|\+c|\+km?|enhanced|inj(?:ect\w*)?|post(?:{_GIVEN})?"
+_WITHOUT = rf"pre(?:{_GIVEN})?|nativ|native|none|unenhanced|non?(?:{_GIVEN}|enhanced)|noc"
+_NEGATIONS = r"no|non|wo|without|ohne|sans|sin|senza"
+"""Say something only before a word of contrast."""
+_SILENT = r"(?:pre|post) (?:op|surg|resect|biops|treat|therap|chemo|radi|rt|crt|tx|proc)\w*|native space|space native"
+"""The operation, the treatment or the computer, not the contrast."""
+_NAMES_TOO = ("post", "gd", "gad", "ce")
+"""What may be part of the name of a case as well: initials, a study, a point in time."""
+_T1_WITH = rf"t1w?\+?(?:c\+?|ca|post(?:{_GIVEN})?|{_GIVEN})|(?:c|ce|gd|post)t1w?"
+_T1_WITHOUT = rf"t1n|t1w?pre(?:{_GIVEN})?|t1w?native?|t1w?non?(?:{_GIVEN})"
 
 Subset = tuple[Sequence, ...]
 """A non-empty selection of sequences in canonical order."""
@@ -53,18 +72,29 @@ def sequence_from_alias(name: str) -> Sequence | None:
     return None
 
 
+@dataclass(frozen=True)
+class FileName:
+    """The name of an image, taken apart.
+
+    Attributes:
+        case: What stands before the alias.
+        alias: As written, with the words of contrast beside it ("post_T1w").
+        sequence: What it stands for; None where it may be T1 or T1ce, which is for a person to say.
+    """
+
+    case: str
+    alias: str
+    sequence: Sequence | None
+
+
 def sequence_from_filename(stem: str) -> Sequence | None:
-    """The sequence a file name ends in, or None; see :func:`split_filename`."""
+    """The sequence a file name ends in, or None where it names none or leaves T1 and T1ce open."""
     parts = split_filename(stem)
     return None if parts is None else parts[2]
 
 
-def split_filename(stem: str) -> tuple[str, str, Sequence] | None:
-    """Take a file name apart into (case, alias as written, sequence), or None when it names no sequence.
-
-    The alias has to be the last token of the name ("BraTS-GLI-00000-000-t1c", "Brats18_X_flair"), so that a
-    case called "T2_study" is not taken for a T2 image. The longest alias wins: "_ce-gadolinium_T1w" is T1ce.
-    In BIDS the contrast is an entity that may stand anywhere: "sub-1_ce-gadolinium_run-1_T1w" is T1ce too.
+def split_filename(stem: str) -> tuple[str, str, Sequence | None] | None:
+    """Take one file name apart as :func:`read_filenames` does, or None when it names no sequence.
 
     Args:
         stem: File name without ".nii" or ".nii.gz".
@@ -73,19 +103,149 @@ def split_filename(stem: str) -> tuple[str, str, Sequence] | None:
         >>> split_filename("BraTS-GLI-00000-000-t1c")
         ('BraTS-GLI-00000-000', 't1c', <Sequence.T1CE: 'T1ce'>)
     """
-    pairs = sorted(
-        ((alias, sequence) for sequence, aliases in ALIASES.items() for alias in aliases),
-        key=lambda pair: -len(pair[0]),
-    )
-    for alias, sequence in pairs:
-        match = re.search(rf"(?:^|[_\-. ])({re.escape(alias)})$", stem, re.IGNORECASE)
-        if match is None:
-            continue
-        case = stem[: match.start()]
-        if sequence is Sequence.T1 and re.search(r"(^|_)ce-[a-z0-9]+(_|$)", case, re.IGNORECASE):
-            sequence = Sequence.T1CE
-        return case, match[1], sequence
-    return None
+    found = read_filenames([stem]).get(stem)
+    return None if found is None else (found.case, found.alias, found.sequence)
+
+
+def read_filenames(stems: Iterable[str], case_id: str = "") -> dict[str, FileName]:
+    """Take the names of one case's images apart; those that name no sequence are left out.
+
+    The alias has to be the last token of a name ("BraTS-GLI-00000-000-t1c", "Brats18_X_flair"), but for words of
+    contrast behind it ("T1_post"), so that a case called "T2_study" is not taken for a T2 image. A T1 with a word of
+    contrast anywhere is T1ce ("post_T1", "sub-1_ce-gadolinium_run-1_T1w"); "T1_FLAIR" is a T1 with an inversion.
+    What a case is called says nothing about its images: words of ``case_id`` do not count ("POST_01_t1"), nor do
+    those that all names begin with, nor subjects and sessions of BIDS. Words that say both, and words that may be
+    part of the name of the case, leave T1 and T1ce open.
+
+    Args:
+        stems: File names without ".nii" or ".nii.gz", of one case.
+        case_id: Name of the case or of its folder, where it is known.
+
+    Example:
+        >>> [str(name.sequence) for name in read_filenames(["GD-17_t1", "GD-17_post_t1"], "GD-17").values()]
+        ['T1', 'T1ce']
+    """
+    found = {stem: tokens for stem in stems if (tokens := _Tokens.of(stem)) is not None}
+    shared = None
+    if len(found) > 1:
+        beginnings = [tokens.words[: tokens.at] for tokens in found.values()]
+        columns = [len(set(words)) == 1 for words in zip(*beginnings, strict=False)]
+        shared = columns.index(False) if False in columns else len(columns)
+    names = {stem: tokens.read(case_id, shared) for stem, tokens in found.items()}
+    return {stem: name for stem, name in names.items() if name is not None}
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A file name in words; the one at ``at`` names the sequence, behind it stand words of contrast only."""
+
+    stem: str
+    words: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    at: int
+
+    @staticmethod
+    def of(stem: str) -> _Tokens | None:
+        matches = list(re.finditer(_WORD, stem))
+        words = tuple(match[0].lower() for match in matches)
+        if not words or matches[-1].end() < len(stem):
+            return None
+        at = len(words) - 1
+        while at and _sequence_of(words[at]) is None and _speaks(words, at):
+            at -= 1
+        behind = at < len(words) - 1
+        if _sequence_of(words[at]) not in ((Sequence.T1, Sequence.FLAIR) if behind else SEQUENCES):
+            return None
+        return _Tokens(stem, words, tuple(match.span() for match in matches), at)
+
+    def read(self, case_id: str, shared: int | None) -> FileName | None:
+        """What the name says; ``shared`` words begin all names of the case, None where there is no other name."""
+        own = self._own(case_id)
+        quiet = [mine or index < (shared or 0) or self._entity(index) for index, mine in enumerate(own)]
+        start, sequence = self.at, _sequence_of(self.words[self.at])
+        if self.words[start] in ("flair", "fla") and start and not quiet[start - 1]:
+            before = _sequence_of(self.words[start - 1])
+            if before in (Sequence.T1, Sequence.T2):
+                start, sequence = start - 1, Sequence.T1 if before is Sequence.T1 else sequence
+        if sequence is Sequence.T1:
+            sequence = self._with_contrast(start, quiet, own, shared)
+            while start and not quiet[start - 1] and _speaks(self.words, start - 1):
+                start -= 1
+            if start > 1 and self.words[0] == "sub" and self._between(start) == "-":
+                start -= 1  # the key of an entity, with its value
+        elif self.at < len(self.words) - 1:
+            return None
+        case = self.stem[: self.spans[start - 1][1]] if start else ""
+        return FileName(case, self.stem[self.spans[start][0] :], sequence)
+
+    def _with_contrast(self, start: int, quiet: list[bool], own: list[bool], shared: int | None) -> Sequence | None:
+        """T1 or T1ce, or None where the words leave it open."""
+        words, at = self.words, self.at
+        alone = ["pre"] if re.fullmatch(_T1_WITHOUT, words[at]) else []
+        behind = ["c+" if word == "c" else word for word in words[at + 1 :]]
+        before = ["|" if quiet[index] else words[index] for index in range(start)]
+        given, withheld = _contrast([*before, "|", *behind, "|", *alone])
+        near = start
+        while near and _is(_WITH, before[near - 1]):
+            near -= 1
+        if shared is None:  # no other name shows where that of the case ends
+            ends = own[0] or words[0] == "sub"
+            for index in range(near):
+                if before[index] in _NAMES_TOO and (not ends or words[index + 1].isdigit()):
+                    before[index] = "|"
+        doubts = (
+            given and withheld,
+            given and not _contrast([*before, "|", *behind])[0],
+            any(mine and _is(_WITH, word) for mine, word in zip(own[at + 1 :], behind, strict=True)),
+            0 < start <= (shared or 0) and not own[start - 1] and _is(_WITH, words[start - 1]),
+            bool(start) and before[start - 1] == "c",
+            words[at + 1 :] == ("c",) and self._between(at + 1) == "-",  # "T1-C" is written for both
+        )
+        return None if any(doubts) else Sequence.T1CE if given else Sequence.T1
+
+    def _own(self, case_id: str) -> list[bool]:
+        """Which words are those of the case's name, from the left; none where that names the sequence itself."""
+        left = Counter(re.findall(_WORD, case_id.lower()))
+        if all(_sequence_of(word) for word in left):  # "T1" is a folder of one sequence, not a case
+            return [False] * len(self.words)
+        own = []
+        for word in self.words:
+            own.append(left[word] > 0)
+            left[word] -= 1
+        return [False] * len(own) if own[self.at] else own
+
+    def _entity(self, index: int) -> bool:
+        """Whether a word is a value of BIDS that says nothing of contrast, which is the entity ``ce-``."""
+        key, word = self.words[index - 1], self.words[index]
+        return index > 0 and self._between(index) == "-" and (key in ("sub", "ses") or (key, word) == ("acq", "ce"))
+
+    def _between(self, index: int) -> str:
+        return self.stem[self.spans[index - 1][1] : self.spans[index][0]]
+
+
+def _sequence_of(word: str) -> Sequence | None:
+    """The sequence of one word, with what is written together with T1 ("t1wpostgd", "t1+c")."""
+    if _is(_T1_WITH, word):
+        return Sequence.T1CE
+    return Sequence.T1 if _is(_T1_WITHOUT, word) else sequence_from_alias(word)
+
+
+def _speaks(words: tuple[str, ...], index: int) -> bool:
+    """Whether a word speaks of contrast; "no" does where it stands before one that does."""
+    after = words[index + 1] if index + 1 < len(words) else ""
+    return _is(rf"{_WITH}|{_WITHOUT}|c", words[index]) or (_is(_NEGATIONS, words[index]) and _is(rf"{_WITH}|c", after))
+
+
+def _contrast(words: Iterable[str]) -> tuple[bool, bool]:
+    """Whether words speak of contrast that was given, and of contrast that was not."""
+    text = re.sub(rf"(?<!\S)(?:{_SILENT})(?!\S)", "|", " ".join(words))
+    negated = rf"(?<!\S)(?:(?:{_NEGATIONS}) (?:{_WITH})|(?:{_WITHOUT})(?: (?:{_GIVEN}))?)(?!\S)"
+    given = re.search(rf"(?<!\S)(?:{_WITH})(?!\S)", re.sub(negated, "|", text))
+    return given is not None, re.search(negated, text) is not None
+
+
+def _is(pattern: str, word: str) -> bool:
+    return re.fullmatch(pattern, word) is not None
 
 
 def make_subset(sequences: Iterable[Sequence]) -> Subset:

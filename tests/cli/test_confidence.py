@@ -57,6 +57,9 @@ def test_a_mask_comes_with_what_is_known(runs, patient, tmp_path, capsys):
     np.testing.assert_allclose(entropy.affine, mask.affine)
     assert 0 < np.asarray(entropy.dataobj).max() <= 2
     assert main([*words, "--entropy", str(tmp_path / "s.nii.gz")]) == 2, "an entropy map replaces nothing"
+    twice = str(tmp_path / "t.nii.gz")
+    assert main([*words, "-o", twice, "--entropy", twice]) == 2
+    assert not (tmp_path / "t.nii.gz").exists(), "refused before any work"
 
 
 def test_a_network_nobody_measured_says_so_once(journey, patient, tmp_path, capsys):

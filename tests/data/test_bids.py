@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from mindgap.cli.segment import Segment
@@ -61,6 +63,70 @@ def test_a_subject_or_session_is_one_case_unless_it_holds_several(dataset):
     for place, many in ((".", True), ("sub-01", False), ("sub-02", True), ("sub-02/ses-a", False)):
         assert is_for_cohort(Segment(case=dataset / place)) is many
     assert len(discover(dataset / "sub-02", label=False).cases) == 2
+
+
+def test_cases_are_called_as_the_links_to_them(dataset, tmp_path):
+    farm = tmp_path / "farm"
+    for subject, target in (("sub-A", "sub-02/ses-a"), ("sub-B", "sub-02/ses-b")):
+        (farm / subject).mkdir(parents=True)
+        (farm / subject / "anat").symlink_to(dataset / target / "anat")
+    cohort = discover(farm, label=False)
+    assert [case.case_id for case in cohort.cases] == ["sub-A", "sub-B"]
+    assert [len(case.images) for case in cohort.cases] == [4, 2]
+    (tmp_path / "P01").symlink_to(dataset / "sub-01")
+    assert case_from_folder(tmp_path / "P01").case_id == "P01"
+    (tmp_path / "P02").symlink_to(dataset / "sub-02")
+    assert [case.case_id for case in discover(tmp_path / "P02").cases] == ["P02_ses-a", "P02_ses-b"]
+
+
+def test_two_folders_of_one_name_are_rejected_and_not_one_of_them_lost(dataset, write_nifti, make_image):
+    write_nifti(dataset / "sub-02_ses-a" / "anat" / "sub-02_ses-a_FLAIR.nii.gz", make_image())
+    cohort = discover(dataset, label=False)
+    assert [case.case_id for case in cohort.cases] == ["sub-01", "sub-02_ses-b"]
+    assert "two folders give this name" in cohort.rejected["sub-02_ses-a"]
+
+
+def test_links_to_nothing_are_no_absent_sequences(dataset):
+    folder = dataset / "sub-02" / "ses-b" / "anat"
+    (folder / "sub-02_ses-b_T2w.nii.gz").symlink_to(dataset / ".git" / "annex" / "lost")
+    (folder / "sub-02_ses-b_T2star.nii.gz").symlink_to(dataset / ".git" / "annex" / "lost")
+    cohort = discover(dataset, label=False)
+    assert [case.case_id for case in cohort.cases] == ["sub-01", "sub-02_ses-a"]
+    assert "sub-02_ses-b_T2w.nii.gz (a link to nothing)" in cohort.rejected["sub-02_ses-b"]
+    assert "datalad get" in cohort.rejected["sub-02_ses-b"]
+    with pytest.raises(InputError, match="a link to nothing"):
+        case_from_folder(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [("ses-b", "sub-02_ses-b"), ("sub-01", "sub-01"), ("sub-01/anat", "sub-01")]
+)
+def test_a_closed_folder_is_listed_and_the_others_stay(place, name, dataset, monkeypatch):
+    iterdir = Path.iterdir
+
+    def listing(folder):
+        if str(folder).endswith(place):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listing)  # root, who may run the tests, can read what chmod has closed
+    cohort = discover(dataset, label=False)
+    assert [case.case_id for case in cohort.cases] == sorted({"sub-01", "sub-02_ses-a", "sub-02_ses-b"} - {name})
+    assert list(cohort.rejected) == [name]
+    assert "permission denied" in cohort.rejected[name]
+
+
+def test_contrast_may_stand_in_another_entity(write_nifti, make_image, tmp_path):
+    for seed, name in enumerate(("acq-pre_T1w", "acq-postcontrast_T1w", "FLAIR")):
+        write_nifti(tmp_path / "sub-1" / "anat" / f"sub-1_{name}.nii.gz", make_image(seed))
+    assert _named(case_from_folder(tmp_path / "sub-1")) == {
+        "T1": "sub-1_acq-pre_T1w.nii.gz",
+        "T1ce": "sub-1_acq-postcontrast_T1w.nii.gz",
+        "FLAIR": "sub-1_FLAIR.nii.gz",
+    }
+    write_nifti(tmp_path / "sub-1" / "anat" / "sub-1_ce-none_T1w.nii.gz", make_image(3))
+    with pytest.raises(InputError, match=r"sub-1_ce-none_T1w.nii.gz \(may be either\)"):
+        case_from_folder(tmp_path / "sub-1")
 
 
 def test_other_folders_are_no_bids(write_case, tmp_path):

@@ -249,6 +249,16 @@ def test_manifest_with_channels(msd):
     assert cohort.cases[0].load().sequences == (Sequence.T1, Sequence.T2)
 
 
+def test_manifest_with_links_to_nothing_and_upper_case_extensions(msd):
+    (msd / "lost.nii.gz").symlink_to(msd / "annex")
+    (msd / "A.NII.GZ").symlink_to(msd / "imagesTr" / "BRATS_001.nii.gz")
+    cohort = discover(_manifest(msd, "case,t1,t2\nA,A.NII.GZ#1,A.NII.GZ#3\nB,lost.nii.gz,A.NII.GZ#3\n"))
+    assert cohort.cases[0].images[Sequence.T2].channel == 3
+    assert _ids(cohort) == ["A"]
+    assert "lost.nii.gz" in cohort.rejected["B"]
+    assert "datalad get" in cohort.rejected["B"]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

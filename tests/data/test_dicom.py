@@ -8,7 +8,9 @@ import pytest
 
 from mindgap.data.dicom import dicom_folder, holds_dicom, need, read_series
 from mindgap.data.dicom_stack import stack_of
+from mindgap.data.nifti import read_volume, write_label, write_probabilities
 from mindgap.errors import InputError, SettingError
+from mindgap.regions import find_convention
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -60,6 +62,13 @@ def test_what_holds_dicom(write_dicom, write_nifti, make_image, tmp_path):
     assert holds_dicom(tmp_path / "d")
     image = write_nifti(tmp_path / "d" / "p_t1.nii.gz", make_image())
     assert not holds_dicom(tmp_path / "d")
+    like = read_volume(image, case="p")
+    image.unlink()
+    shape = like.array.shape
+    write_label(tmp_path / "d" / "seg.nii.gz", np.zeros(shape, np.uint8), like=like, convention=find_convention("msd"))
+    write_probabilities(tmp_path / "d" / "entropy.nii.gz", np.zeros(shape, np.float32), like=like, sidecar={})
+    assert holds_dicom(tmp_path / "d"), "what was written there before makes it no folder of NIfTI"
+    write_nifti(image, make_image())
     assert not holds_dicom(image)
     assert not holds_dicom(tmp_path / "nowhere")
 

@@ -394,6 +394,21 @@ def test_a_brain_that_vanishes_at_the_working_resolution_is_refused_by_name():
         _prepare_one(array, Preparation(spacing_mm=4.0))
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1e3])
+def test_a_grid_that_is_no_head_in_mm_is_refused_before_it_is_resampled(scale):
+    with pytest.raises(InputError, match=r"P01: T1.nii.gz: expected a grid of the size of a head.* To mend: repair"):
+        _prepare_one(_noise((48, 48, 40)), Preparation(spacing_mm=1.0), _affine(spacing=(4 * scale,) * 3))
+
+
+def test_a_grid_in_metres_is_refused_by_name(tmp_path):
+    image = nib.Nifti1Image(_noise((24, 24, 20)), _affine(spacing=(0.01, 0.01, 0.01)))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "P01_t1.nii.gz")
+    case = CaseFiles("P01", {Sequence.T1: Source(tmp_path / "P01_t1.nii.gz")}).load()
+    with pytest.raises(InputError, match=r"P01: P01_t1.nii.gz: expected a grid in mm, found one in metres"):
+        prepare_case(case, KEEP)
+
+
 def test_the_target_is_cropped_with_the_image():
     array = _noise((12, 11, 10), margin=2)
     target = (np.random.default_rng(3).integers(0, 4, array.shape)).astype(np.uint8)

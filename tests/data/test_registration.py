@@ -8,7 +8,9 @@ import pytest
 
 import mindgap.data.raw as raw
 from mindgap.data.brain import BrainSource, brain_of_stripped
-from mindgap.data.nifti import Volume
+from mindgap.data.nifti import Volume, write_volume
+from mindgap.data.preparation import prepare_case
+from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
 from mindgap.data.registration import Registration, register, resample
 from mindgap.errors import InputError
@@ -136,3 +138,88 @@ def test_what_has_nothing_in_common_with_a_brain_is_refused(brain) -> None:
     found = register("p", brain, Volume(noise, np.diag([4.0, 4, 4, 1]), Path("noise"), None))
     with pytest.raises(InputError, match="FLAIR: similarity"):
         raw._judge("p", {"FLAIR": found}, {"atlas": 0.9}, force=False)
+
+
+# One brain for all scans
+
+
+@pytest.fixture
+def masked(brain, tmp_path, monkeypatch) -> RawOptions:
+    """The brain as a file on the grid of T1; all scans lie right, and registration leaves them there."""
+    monkeypatch.setattr(raw, "register", lambda *images, **words: Registration(np.eye(4), 0.6, 0.6))
+    write_volume(tmp_path / "brain.nii", (brain.array > 0).astype(np.uint8), brain.affine)
+    return RawOptions(BrainSource(mask=tmp_path / "brain.nii"), reference=Sequence.T1)
+
+
+def _head(brain: Volume, share: float = 1.0) -> Volume:
+    """Another contrast, with air and skull that are no brain; of the lower slices alone where a share is named."""
+    rng = np.random.default_rng(0)
+    array = np.where(brain.array > 0, 140 - 50 * brain.array, 3) + rng.random(brain.array.shape)
+    slices = np.flatnonzero((brain.array > 0).any((0, 1)))
+    end = slices[0] + round(share * len(slices)) if share < 1 else array.shape[2]
+    return Volume(np.ascontiguousarray(array[:, :, :end], np.float32), brain.affine, Path("head"), None)
+
+
+def test_brain_beyond_the_field_of_view_of_a_scan_is_absent_and_warned_of(brain, masked) -> None:
+    whole, half = (
+        to_atlas_grid("p", {Sequence.T1: brain, Sequence.T2: _head(brain, share)}, masked) for share in (1, 0.5)
+    )
+    assert whole.warnings == ()
+    assert whole.record["brain_covered"] == {"T1": 1.0, "T2": 1.0}
+    (line,) = half.warnings
+    share = half.record["brain_covered"]["T2"]
+    assert 0.4 < share < 0.6
+    assert line.startswith(f"T2 covers {share:.0%} of the brain")
+    complete, cut = (found.case.images[Sequence.T2].array for found in (whole, half))
+    np.testing.assert_array_equal(half.case.images[Sequence.T1].array, whole.case.images[Sequence.T1].array)
+    top = np.flatnonzero((cut > 0).any((0, 1)))[-1]
+    np.testing.assert_allclose(cut[:, :, : top - 8], complete[:, :, : top - 8], atol=0.1)  # ringing ends before
+    np.testing.assert_array_equal(cut[:, :, : top + 1] > 0, complete[:, :, : top + 1] > 0)
+    assert (cut[cut > 0] == cut[cut > 0].min()).mean() < 0.01
+    prepared = prepare_case(half.case, Preparation())
+    (_, (_, high)), (_, (_, low)) = ((box[1], box[2]) for box in prepared.boxes)
+    assert high - low > 50
+    alone = prepare_case(half.case.only((Sequence.T2,)), Preparation())
+    assert prepared.image[1, :, :, :low].max() == alone.image.max() == 1
+
+
+def test_a_scan_that_hardly_covers_the_brain_is_refused_unless_forced(brain, masked) -> None:
+    images = {Sequence.T1: brain, Sequence.T2: _head(brain, 0.2)}
+    with pytest.raises(InputError, match=r"p: T2 \(head\): .* at least 10% of the brain, found \d\.\d% .*--force"):
+        to_atlas_grid("p", images, masked)
+    (line,) = raw._judge_coverage({Sequence.T2: "p: T2"}, {Sequence.T2: 0.05}, force=True)
+    assert line.startswith("T2 covers 5% of the brain")
+
+
+def test_a_scan_with_negative_brain_is_refused_and_few_such_voxels_pass(brain, masked) -> None:
+    head = _head(brain)
+    inside = brain.array > 0
+
+    def laid_upon(change: np.ndarray) -> RawCase:
+        return to_atlas_grid("p", {Sequence.T1: brain, Sequence.T2: replace(head, array=change)}, masked)
+
+    scored = (head.array - head.array[inside].mean()) / head.array[inside].std()
+    with pytest.raises(InputError, match=r"T2 \(head\): .*% negative voxels in the brain.*z-scored images are not"):
+        laid_upon(scored)
+    with pytest.raises(InputError, match=r"found 100.0% negative voxels"):
+        laid_upon(head.array - 1000)
+    with pytest.raises(InputError, match=r"no voxel above 0"):
+        laid_upon(np.where(np.arange(head.array.size).reshape(head.array.shape) == 5, -1, 0).astype(np.float32))
+    rings = np.where(inside, head.array, -head.array)  # in air, where they do no harm
+    rings[tuple(np.argwhere(inside)[::200].T)] = -1
+    found = laid_upon(rings)
+    assert found.warnings == ()
+    assert found.case.images[Sequence.T2].array.min() == 0
+
+
+def test_a_stripped_scan_with_negative_voxels_is_refused(brain) -> None:
+    inside = brain.array > 0
+    scored = np.where(inside, (brain.array - brain.array[inside].mean()) / brain.array[inside].std(), 0)
+    with pytest.raises(InputError, match=r"p: T1 \(brain\): expected background 0.*% negative voxels\..*z-scored"):
+        to_atlas_grid("p", {Sequence.T1: replace(brain, array=scored.astype(np.float32))}, STRIPPED)
+
+
+def test_a_scan_in_other_units_than_mm_is_refused(brain) -> None:
+    small = replace(brain, affine=np.diag([0.1, 0.1, 0.1, 1]) @ brain.affine)
+    with pytest.raises(InputError, match=r"p: brain: expected a grid of the size of a head.*0.2 x 0.2 x 0.2 mm"):
+        to_atlas_grid("p", {Sequence.T1: small}, STRIPPED)

@@ -16,9 +16,11 @@ from mindgap.inference import cohort as module
 from mindgap.inference.cohort import segment_cases
 from mindgap.inference.layout import mask_of
 from mindgap.inference.panel import Panel
+from mindgap.inference.record import check_mask_place
 from mindgap.inference.status import Shard, read_status, write_summary
 from mindgap.regions import find_convention
 from mindgap.runfiles import COHORT, STATUS, read_lines
+from mindgap.sequences import Sequence
 
 LABELS = find_convention("brats2017")
 
@@ -59,10 +61,10 @@ def test_a_damaged_case_is_listed_and_the_others_are_done(anything, many, tmp_pa
     assert set(status["A"].seconds) == {"read", "compute", "write"}
     alone = anything.segment(many.cases[0].load())
     np.testing.assert_array_equal(
-        np.asarray(nib.load(mask_of(out, "A")).dataobj), np.array([0, 4, 1, 2], np.uint8)[alone.target]
+        np.asarray(nib.load(mask_of(out, "A", Sequence.T1)).dataobj), np.array([0, 4, 1, 2], np.uint8)[alone.target]
     )
     assert status["A"].volumes_ml == {str(r): pytest.approx(ml, abs=1e-3) for r, ml in alone.volumes_ml.items()}
-    assert not mask_of(out, "C").exists()
+    assert not mask_of(out, "C", Sequence.T1).exists()
 
 
 def test_the_next_case_is_read_while_one_is_computed_and_no_more_than_that(anything, many, tmp_path, monkeypatch):
@@ -118,8 +120,8 @@ def test_resuming_repeats_only_what_is_missing_or_damaged(anything, many, tmp_pa
     out = tmp_path / "out"
     _segment(anything, many, out)
     before = _bytes(out)
-    mask_of(out, "A").write_bytes(before["A_seg.nii.gz"][1][:60])
-    mask_of(out, "D").unlink()
+    mask_of(out, "A", Sequence.T1).write_bytes(before["A_seg.nii.gz"][1][:60])
+    mask_of(out, "D", Sequence.T1).unlink()
     outcome = _segment(anything, many, out, resume=True)
     assert outcome.done == ["A", "D"]
     assert outcome.skipped == ["B", "E"]
@@ -133,18 +135,64 @@ def test_resuming_repeats_only_what_is_missing_or_damaged(anything, many, tmp_pa
     assert read_status(out)["B"].status == "done"
 
 
-def test_a_corrected_mask_is_not_written_over(anything, many, tmp_path):
+@pytest.mark.parametrize("editor", ["new header", "same header", "SimpleITK"])
+def test_a_corrected_mask_is_not_written_over(anything, many, tmp_path, editor):
     out = tmp_path / "out"
     _segment(anything, many, out)
-    mask = mask_of(out, "B")
+    mask = mask_of(out, "B", Sequence.T1)
     image = nib.load(mask)
-    corrected = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
-    mask.unlink()
-    nib.save(corrected, mask)
+    edited = np.zeros(image.shape, np.uint8)
+    edited[3, 4, 5] = 4
+    if editor == "SimpleITK":
+        from SimpleITK import GetArrayFromImage, GetImageFromArray, ReadImage, WriteImage
+
+        read = ReadImage(str(mask))
+        changed = GetImageFromArray(GetArrayFromImage(read) * 0 + 2)
+        changed.CopyInformation(read)
+        WriteImage(changed, str(mask))
+    else:
+        mask.unlink()
+        nib.save(nib.Nifti1Image(edited, image.affine, image.header if editor == "same header" else None), mask)
     content = mask.read_bytes()
     outcome = _segment(anything, many, out, resume=True)
-    assert "that mindgap did not write" in outcome.failed["B"]
+    assert "that mindgap did not write, or that was changed since" in outcome.failed["B"]
+    with pytest.raises(SettingError, match="a corrected mask"):
+        check_mask_place(mask)
     assert mask.read_bytes() == content
+
+
+def test_a_case_whose_sequences_or_files_changed_is_done_again(anything, many, tmp_path):
+    out = tmp_path / "out"
+    fewer = replace(many, cases=tuple(replace(c, images={Sequence.T1: c.images[Sequence.T1]}) for c in many.cases))
+    _segment(anything, fewer, out)
+    assert read_status(out)["A"].subset == "T1"
+    a, b, *rest = fewer.cases
+    renamed = tmp_path / "cohort" / "B" / "B_again_T1.nii"
+    b.images[Sequence.T1].path.rename(renamed)
+    mixed = (many.cases[0], replace(b, images={Sequence.T1: replace(b.images[Sequence.T1], path=renamed)}), *rest)
+    outcome = _segment(anything, replace(many, cases=mixed), out, resume=True)
+    assert outcome.done == ["A", "B"]
+    assert outcome.skipped == ["D", "E"]
+    assert read_status(out)["A"].subset == "T1+T2+T1ce+FLAIR"
+    assert a.case_id == "A"
+
+
+def test_files_of_others_with_our_names_are_refused_before_any_work(anything, many, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "summary.csv").write_text("age,sex\n")
+    with pytest.raises(SettingError, match=r"summary\.csv of somebody else"):
+        _segment(anything, many, out)
+    assert (out / "summary.csv").read_text() == "age,sex\n"
+    data_set = tmp_path / "bids"
+    data_set.mkdir()
+    (data_set / "dataset_description.json").write_text(json.dumps({"Name": "ours", "Authors": ["A. Reader"]}))
+    with pytest.raises(SettingError, match="a BIDS data set that mindgap did not make"):
+        _segment(anything, many, data_set, layout="bids")
+    assert json.loads((data_set / "dataset_description.json").read_text())["Name"] == "ours"
+    (tmp_path / "brain.json").write_text('{"EchoTime": 0.1}')
+    with pytest.raises(SettingError, match=r"brain\.json exists and is not about a mask"):
+        check_mask_place(tmp_path / "brain.nii.gz")
 
 
 def test_a_folder_with_results_is_taken_only_to_go_on_and_only_by_the_same_model(anything, fixed, many, tmp_path):

@@ -78,8 +78,18 @@ def test_what_cannot_be_used_is_refused(study, anything, paths, tmp_path):
         mindgap.segment(flair=image.slicer[:, :, 3:4], model=anything)
     with pytest.raises(SettingError, match=r"end in \.nii\.gz"):
         mindgap.segment(flair=image, model=anything, out=tmp_path / "x.png")
-    with pytest.raises(SettingError, match="no mask of mindgap's"):
+    with pytest.raises(SettingError, match="no mask as mindgap wrote it"):
         mindgap.segment(flair=image, model=anything, out=paths[T1])
+
+
+def test_an_image_without_affine_or_in_metres_is_refused(anything, paths):
+    image = nib.load(paths[FLAIR])
+    with pytest.raises(InputError, match=r"\(FLAIR in memory\): expected an affine"):
+        mindgap.segment(flair=nib.Nifti1Image(_voxels(image), None), model=anything)
+    other = nib.Nifti1Image(_voxels(image), image.affine)
+    other.header.set_xyzt_units("meter")
+    with pytest.raises(InputError, match="found one in metres"):
+        mindgap.segment(flair=other, model=anything)
 
 
 def test_the_example_of_the_docstring_runs(study, paths, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 
 from mindgap.data.cohort import discover
 from mindgap.errors import SettingError
-from mindgap.inference.cohort import segment_cases
+from mindgap.inference.cohort import Outcome, _Run, segment_cases
 from mindgap.inference.layout import bids_case, open_bids
 from mindgap.inference.lock import hold
-from mindgap.inference.panel import Panel
-from mindgap.inference.status import Shard, read_status
+from mindgap.inference.panel import Answer, Panel
+from mindgap.inference.record import find_in, read_for
+from mindgap.inference.status import Shard, StatusBook, read_status
 from mindgap.regions import find_convention
+from mindgap.sequences import Sequence
 
 LABELS = find_convention("brats2017")
 
@@ -41,6 +44,22 @@ def _voxels(path):
 
 def _segment(anything, cohort, out, **options):
     return segment_cases(Panel.of_one(anything), cohort, out, convention=LABELS, **options)
+
+
+def test_the_mask_of_raw_scans_is_named_by_the_scan_whose_grid_it_has(anything, cohort, tmp_path):
+    case = cohort.cases[0]
+    reading = replace(read_for(anything, case), raw={"native": "FLAIR"})
+    found = find_in(anything, reading)
+    with StatusBook(tmp_path, Shard()) as book:
+        run = _Run(Panel.of_one(anything), tmp_path, LABELS, False, book, set(), Outcome(), "bids", True)
+        run.write(case.case_id, (Answer(anything, None), found))
+    folder = tmp_path / "sub-01" / "ses-1" / "anat"
+    (mask,) = folder.glob("*_dseg.nii.gz")
+    assert mask.name == "sub-01_ses-1_space-FLAIR_desc-tumour_dseg.nii.gz"
+    about = [json.loads(path.read_text()) for path in folder.glob("*.json") if "manifest" not in path.name]
+    assert len(about) == 4
+    assert all(one["SpatialReference"] == case.images[Sequence.FLAIR].path.resolve().as_uri() for one in about)
+    assert read_status(tmp_path)[case.case_id].grid == Sequence.FLAIR
 
 
 def test_a_bids_derivative_holds_the_same_masks_with_table_sidecar_and_probabilities(anything, cohort, tmp_path):

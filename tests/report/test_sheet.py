@@ -25,7 +25,7 @@ def cases(tmp_path: Path) -> list[SheetCase]:
         image, label = tmp_path / f"{name}_t2.nii.gz", tmp_path / f"{name}_seg.nii.gz"
         nib.save(nib.Nifti1Image(head, AFFINE), image)
         nib.save(nib.Nifti1Image(mask if name != "B" else mask * 0, AFFINE), label)
-        made.append(SheetCase(name, label, {"T1": Source(tmp_path / "none.nii"), "T2": Source(image)}))
+        made.append(SheetCase(name, label, {"T1": Source(tmp_path / "none.nii"), "T2": Source(image)}, "T1+T2"))
     return made
 
 
@@ -67,7 +67,8 @@ def test_many_cases_go_on_several_pages_and_old_pages_are_removed(cases, tmp_pat
     assert [page.name for page in pages] == ["overlays-1.png", "overlays-2.png", "overlays-3.png"]
     assert seen == [(n, 5, case) for n, case in enumerate("ABCDE", start=1)]
     assert all(page.read_bytes()[:4] == b"\x89PNG" for page in pages)
+    (path.parent / "overlays-of-mine.png").touch()
     assert write_sheets(cases, path, LABELS) == [path]
-    assert [p.name for p in path.parent.iterdir()] == ["overlays.png"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["overlays-of-mine.png", "overlays.png"]
     assert write_sheets([], path, LABELS) == []
-    assert list(path.parent.iterdir()) == []
+    assert [p.name for p in path.parent.iterdir()] == ["overlays-of-mine.png"]

@@ -194,8 +194,13 @@ def test_a_log_that_does_not_fit_is_named(tmp_path):
 def test_leftovers_of_the_dead_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    kept = [f".{os.getppid()}.part.a.pt", ".hidden", "12.part.a", ".x.part.a"]
-    removed = [f".{dead.pid}.part.a.pt", f".{os.getpid()}.part.model.json", f".{10**12}.part.a"]
+    kept = [f".{os.getppid()}.part.a.pt", f".{os.getppid()}.0123abcd.part.a.pt", ".hidden", "12.part.a", ".x.part.a"]
+    removed = [
+        f".{dead.pid}.part.a.pt",
+        f".{dead.pid}.0123abcd.part.a.pt",
+        f".{os.getpid()}.part.model.json",
+        f".{10**12}.part.a",
+    ]
     for name in kept + removed:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)

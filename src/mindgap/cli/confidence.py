@@ -33,28 +33,31 @@ def print_found(found: Segmentation) -> None:
         say(f"please review: {reason}")
 
 
-def check_entropy_path(path: Path | None) -> None:
-    """Refuse, before any work, a name that is none of NIfTI's or is taken by a file that may be an input.
+def check_entropy_path(path: Path | None, mask: Path) -> None:
+    """Refuse, before any work, a name that is none of NIfTI's, that of the mask, or of a file that may be an input.
 
     Raises:
         SettingError: It is one of these.
     """
-    from mindgap.data.nifti import is_nifti
+    from mindgap.data.nifti import NIFTI_SUFFIXES
     from mindgap.errors import SettingError
 
-    if path is not None and not is_nifti(path):
+    if path is not None and not path.name.endswith(NIFTI_SUFFIXES):
         raise SettingError(f"{path} has no NIfTI name: let it end in .nii.gz or .nii.")
+    if path is not None and path.resolve() == mask.resolve():
+        raise SettingError(f"--entropy and -o both name {path}: give the entropy map a name of its own.")
     if path is not None and path.exists():
         raise SettingError(f"{path} exists: choose another place for the entropy map, or remove it.")
 
 
 def write_entropy(path: Path, found: Segmentation) -> None:
     """Write the entropy map in the grid of the mask, and say so."""
-    from mindgap.data.nifti import write_volume
+    from mindgap.data.nifti import write_probabilities
     from mindgap.inference.confidence import entropy_bits
 
     temperature = 1.0 if found.confidence is None else found.confidence.temperature
-    write_volume(path, entropy_bits(found.probabilities, temperature), found.like.affine)
+    about = {"Values": "entropy of the classes of a voxel in bits, 0 to 2", "Temperature": temperature}
+    write_probabilities(path, entropy_bits(found.probabilities, temperature), like=found.like, sidecar=about)
     plain = " (the network was not calibrated)" if found.confidence is None else ""
     say(f"wrote {path} (entropy in bits, 0 to 2, at temperature {temperature:.2f}{plain})")
 

@@ -96,13 +96,14 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
     from mindgap.data.dicom import dicom_folder, need, read_series
     from mindgap.data.dicom_convert import convert_series
     from mindgap.data.dicom_sequence import propose
+    from mindgap.data.folders import visible
     from mindgap.inference.selection import joint_card
 
     for package in ("pydicom", "dcm2niix", *(("highdicom",) if flags.dicom_seg is not None else ())):
         need(package)
     card = joint_card(model)
     _check_seg_path(flags.dicom_seg)
-    case_id = path.stem if path.is_file() else path.resolve().name
+    case_id = path.stem if path.is_file() else visible(path).name
     with dicom_folder(path) as folder, tempfile.TemporaryDirectory(prefix="mindgap-nifti-") as made:
         proposals = propose(read_series(folder), flags.named())
         _show(proposals)

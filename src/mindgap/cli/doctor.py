@@ -12,7 +12,9 @@ _PACKAGES = {
     "numpy": "everything",
     "safetensors": "reading and writing networks",
     "nibabel": "reading and writing NIfTI",
-    "nilearn": "phantoms (their anatomy)",
+    "isal": "reading and writing NIfTI quickly",
+    "SimpleITK": "raw scans (registration, N4)",
+    "nilearn": "phantoms (their anatomy), raw scans (MNI152)",
     "monai": "HD95",
     "scipy": "phantoms, HD95",
     "scikit-learn": "figure 1 of the paper (t-SNE)",
@@ -29,7 +31,7 @@ _OPTIONAL = {
     "highdicom": ("DICOM SEG out", "dicom"),
     "submitit": ("jobs on SLURM", "cluster"),
     "openvino": ("a faster engine on CPUs", "cpu"),
-    "nncf": ("int8 networks for it", "cpu"),
+    "nncf": ("int8 networks for it", "int8"),
 }
 """Package -> what it is for, and the extra of mindgap that brings it."""
 

@@ -39,7 +39,7 @@ class Segment:
         t2: T2 image.
         flair: FLAIR image.
         labels: Label convention of the mask: brats2017 (1 NCR, 2 ED, 4 ET), brats2023 (1 NCR, 2 ED, 3 ET), msd, nnunet,
-            brats-ped.
+            brats-ped, brats2024-postop.
         coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass (faster); auto takes the
             latter where the model is meant for it or `mindgap export` found it as good, and memory suffices.
         engine: What computes: torch, or openvino (faster on a CPU); auto takes what `mindgap doctor` shows.
@@ -102,7 +102,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.api import segment
 
     assert settings.model is not None
-    check_entropy_path(settings.entropy)
+    check_entropy_path(settings.entropy, settings.out)
     with _open_case(settings, dicom=dicom) as case:
         found = segment(
             case.files,

@@ -84,12 +84,13 @@ def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
 def _is_cohort(place: Path) -> bool:
     from mindgap.data.bids import is_bids, read_bids
     from mindgap.data.cohort import channel_folder
+    from mindgap.data.folders import visible
 
     if place.suffix.lower() == ".csv":
         return True
     if is_bids(place):  # a subject or session is a patient where it holds one case
         cases, rejected = read_bids(place)
-        return not place.resolve().name.startswith(("sub-", "ses-")) or len(cases) + len(rejected) > 1
+        return not visible(place).name.startswith(("sub-", "ses-")) or len(cases) + len(rejected) > 1
     if place.is_dir() and channel_folder(place) is not None:
         return True
     if not place.is_dir() or _holds_images(place):

@@ -26,6 +26,7 @@ class Study:
 
     table1 students by method, anchor and sequence      table2 P_k with another k      table3 PMKL on every subset
     table4 teachers by anchor      table5 unimodal networks shown every sequence      anysubset one network for all
+    figure1 latents by anchor (t-SNE)      figure2 masks by anchor      figure3 latent maps by anchor and sequence
 
     box (alone): the network that comes with mindgap, cross-validated over the training and validation cases of --data
     beside MONAI's DynUNet, put together in OUT/box and calibrated; --methods names what else was tried (docs/model.md).
@@ -38,7 +39,7 @@ class Study:
             1,200 steps. phantom: synthetic patients at 2 mm, crops and width of mini, otherwise the quick preset, 400
             steps (teachers 600).
         methods: Students wanted (kdnet,pmkl,protokd,smunet, or dropout,anysubset,dynunet); all by default. For the box:
-            trials (box,first,dynunet by default).
+            trials (box,second,first,dynunet by default).
         anchors: Anchors wanted (none,normal,k,mixture); all by default. Where they are compared, none is always run.
         subsets: Sequences wanted, such as T1,T1ce; all by default.
         seeds: How many seeds.

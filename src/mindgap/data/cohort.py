@@ -13,15 +13,27 @@ from pathlib import Path
 
 from mindgap.data.bids import case_from_bids, is_bids, read_bids
 from mindgap.data.case import CaseFiles, Source
+from mindgap.data.folders import (
+    MAX_DEPTH,
+    closed_error,
+    is_label,
+    is_lost,
+    lost_links,
+    nifti_files,
+    reason_of,
+    refuse_lost,
+    refuse_unclear,
+    sort_files,
+    visible,
+    walk,
+)
 from mindgap.data.manifest import read_manifest
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
 from mindgap.errors import InputError, SettingError
 from mindgap.files import read_json
 from mindgap.regions import LabelConvention, find_convention
-from mindgap.runfiles import holds_masks
-from mindgap.sequences import Sequence, sequence_from_alias, split_filename
+from mindgap.sequences import Sequence, read_filenames, sequence_from_alias, split_filename
 
-MAX_DEPTH = 3
 MSD_CHANNELS = (Sequence.FLAIR, Sequence.T1, Sequence.T1CE, Sequence.T2)
 _WORDS_OF_LAYOUT = {"brats2017": {"t1", "t1ce", "t2", "flair"}, "brats2023": {"t1n", "t1c", "t2w", "t2f"}}
 _LOOKED_FOR = (
@@ -71,28 +83,10 @@ def discover(root: Path, *, labels: str | None = None, label: bool = True) -> Co
         (285, 'brats2017')
     """
     convention = None if labels is None else find_convention(labels)
-    if root.suffix.lower() == ".csv":
-        found_cases, rejected = read_manifest(root, label=label)
-        cohort = Cohort(root, "manifest", _sorted(found_cases), rejected, None)
-    elif not root.is_dir():
-        found = "one NIfTI file" if is_nifti(root) and root.is_file() else "no such folder"
-        raise InputError(
-            case=str(root),
-            expected="a folder of cases or a .csv manifest",
-            found=found,
-            mend="correct the path, or name the folder the file lies in",
-        )
-    elif is_bids(root):
-        found_cases, rejected = read_bids(root)
-        cohort = Cohort(root, "bids", _sorted(found_cases), rejected, None)
-    elif not label and (images := channel_folder(root)) is not None:
-        cohort = _from_channels(root, images, labels=root / "labelsTr")
-    else:
-        cohort = _from_folders(root, label=label)
-        if (root / "imagesTr").is_dir():
-            if cohort.cases:
-                raise _mixed(root, f"imagesTr (MSD or nnU-Net) and case folders ({cohort.layout})")
-            cohort = _from_channels(root, root / "imagesTr", labels=root / "labelsTr")
+    try:
+        cohort = _find(root, label=label)
+    except PermissionError as error:
+        raise closed_error(str(error.filename or root)) from error
     if not cohort.cases:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in list(cohort.rejected.items())[:3])
         raise InputError(
@@ -125,49 +119,73 @@ def discover_labelled(data: Path, labels: str | None = None) -> tuple[Cohort, La
     return cohort, cohort.convention
 
 
+def _find(root: Path, *, label: bool) -> Cohort:
+    if root.suffix.lower() == ".csv":
+        found_cases, rejected = read_manifest(root, label=label)
+        return Cohort(root, "manifest", _sorted(found_cases), rejected, None)
+    if not root.is_dir():
+        found = "one NIfTI file" if is_nifti(root) and root.is_file() else "no such folder"
+        raise InputError(
+            case=str(root),
+            expected="a folder of cases or a .csv manifest",
+            found=found,
+            mend="correct the path, or name the folder the file lies in",
+        )
+    if is_bids(root):
+        found_cases, rejected = read_bids(root)
+        return Cohort(root, "bids", _sorted(found_cases), rejected, None)
+    if not label and (images := channel_folder(root)) is not None:
+        return _from_channels(root, images, label=label)
+    cohort = _from_folders(root, label=label)
+    if (root / "imagesTr").is_dir():
+        if cohort.cases:
+            raise _mixed(root, f"imagesTr (MSD or nnU-Net) and case folders ({cohort.layout})")
+        return _from_channels(root, root / "imagesTr", label=label)
+    return cohort
+
+
 def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
     """The case in one folder, whatever the style of its names; sub-folders are not searched.
 
-    A file whose name, without the folder's own, contains "seg" is the label and never an image. Files that
-    name no sequence are left alone.
+    A file whose name, without the folder's own, has a word such as "seg" is the label and never an image. Files that
+    name no sequence are left alone. The case is called as the folder is, whatever this is a link to.
 
     Args:
         folder: Of one case.
         label: Whether the label is wanted; where it is not, several are no fault.
 
     Raises:
-        InputError: No image, or two files claim to be the same thing.
+        InputError: No image, two files claim to be the same thing, a name leaves T1 and T1ce open, a link points
+            nowhere, or the folder may not be read.
     """
     if not folder.is_dir():
+        one_file = is_nifti(folder) and folder.is_file()
         raise InputError(
             case=str(folder),
             expected="the folder of one case",
-            found="no such folder",
-            mend="correct the path",
+            found="one NIfTI file" if one_file else "no such folder",
+            mend="name the file by its sequence: --t1, --t1ce, --t2 or --flair" if one_file else "correct the path",
         )
     if is_bids(folder):
         return case_from_bids(folder)
-    case_id = folder.resolve().name
-    images: dict[Sequence, list[Path]] = {}
-    labels: list[Path] = []
-    files = _nifti_files(folder)
-    for path in files:
-        parts = split_filename(stem_of(path))
-        if _is_label(path, case_id):
-            labels.append(path)
-        elif parts is not None:
-            images.setdefault(parts[2], []).append(path)
-    if not images:
+    case_id = visible(folder).name
+    try:
+        files, lost = nifti_files(folder), lost_links(folder)
+    except PermissionError as error:
+        raise closed_error(case_id) from error
+    images, labels = sort_files(case_id, sorted((*files, *lost)), label=label)
+    refuse_lost(case_id, (path for paths in (*images.values(), labels) for path in paths if path in lost))
+    refuse_unclear(case_id, images.get(None, ()))
+    known = {sequence: paths for sequence, paths in images.items() if sequence is not None}
+    if not known:
         raise InputError(
             case=case_id,
             expected="images whose names end in a sequence (_t1, _t1ce, _t2, _flair, -t1n, ...)",
             found=", ".join(path.name for path in files[:6]) or "no NIfTI file",
             mend="rename the files, or name each one by its sequence (a manifest does that for many cases)",
         )
-    exact = [path for path in labels if stem_of(path).lower() in {f"{case_id}{mark}seg".lower() for mark in "_-"}]
-    labels = (exact or labels) if label else []
     for name, paths in [
-        *((str(sequence), paths) for sequence, paths in images.items()),
+        *((str(sequence), paths) for sequence, paths in known.items()),
         ("the label", labels),
     ]:
         if len(paths) > 1:
@@ -179,7 +197,7 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
             )
     return CaseFiles(
         case_id,
-        {sequence: Source(paths[0]) for sequence, paths in images.items()},
+        {sequence: Source(paths[0]) for sequence, paths in known.items()},
         Source(labels[0]) if labels else None,
     )
 
@@ -188,7 +206,10 @@ def channel_folder(root: Path) -> Path | None:
     """Where images lie whose channels are numbered (nnU-Net, MSD): imagesTs, or the folder itself."""
     if (root / "imagesTs").is_dir():
         return root / "imagesTs"
-    files = _nifti_files(root)
+    try:
+        files = [*nifti_files(root), *lost_links(root)]
+    except PermissionError:
+        files = []
     numbered = bool(files) and all(re.fullmatch(r".+_\d{4}", stem_of(path)) for path in files)
     return root if numbered or root.name in ("imagesTs", "imagesTr") else None
 
@@ -204,6 +225,7 @@ def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = No
         InputError: No file, a file that is missing or no NIfTI, or one file named twice.
     """
     for sequence, path in files.items():
+        refuse_lost(case_id or str(path), [path] if is_lost(path) else [])
         if not path.is_file() or not is_nifti(path):
             raise InputError(
                 case=case_id or str(path),
@@ -215,33 +237,43 @@ def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = No
         parts = [split_filename(stem_of(path)) for path in files.values()]
         names = {part[0] if part else "" for part in parts}
         case_id = names.pop() if len(names) == 1 else ""
-        case_id = case_id or next(iter(files.values())).resolve().parent.name
+        case_id = case_id or visible(next(iter(files.values()))).parent.name
     return CaseFiles(case_id or "case", {sequence: Source(path) for sequence, path in files.items()})
 
 
 def _from_folders(root: Path, *, label: bool) -> Cohort:
     """Every folder that holds images is a case; layout and convention follow from all names together."""
-    folders = [folder for folder in _walk(root) if _nifti_files(folder)]
     cases: dict[str, CaseFiles] = {}
     rejected: dict[str, str] = {}
     only_labels: dict[str, str] = {}
-    for folder in folders:
+    closed: set[Path] = set()
+    for folder in walk(root, closed):
+        name = visible(folder).name
         try:
+            files = nifti_files(folder)
+            lost = [path for path in lost_links(folder) if split_filename(stem_of(path)) is not None]
+            if not files and not lost:
+                continue
             case = case_from_folder(folder, label=label)
+        except PermissionError:
+            closed.add(folder)
+            continue
         except InputError as error:
-            name = folder.resolve().name
             # Folders of labels beside folders of images: where labels are not wanted, the two do not clash.
-            blind = not label and all(_is_label(path, name) for path in _nifti_files(folder))
+            blind = not label and not lost and all(is_label(path, name) for path in files)
             reasons = only_labels if blind else rejected
-            reasons[name] = f"{error.found} where {error.expected} is due; {error.mend}"
+            reasons[name] = reason_of(error)
             continue
         if case.case_id in cases or case.case_id in rejected:
             cases.pop(case.case_id, None)
             rejected[case.case_id] = f"two folders carry this name, one of them {folder}; rename one"
             continue
         cases[case.case_id] = case
+    for folder in sorted(closed):
+        name = visible(folder).name
+        rejected[str(folder) if name in cases or name in rejected else name] = reason_of(closed_error(name))
     rejected = {name: only_labels[name] for name in only_labels if name not in cases} | rejected
-    if len(cases) > 1 and root.resolve().name in cases and _nifti_files(root):
+    if len(cases) > 1 and visible(root).name in cases and nifti_files(root):
         raise _mixed(root, "images of one case and folders with other cases")
     layout, convention = _layout_of(root, list(cases.values())) if label else ("folders", None)
     return Cohort(root, layout, _sorted(cases), dict(sorted(rejected.items())), convention)
@@ -250,10 +282,12 @@ def _from_folders(root: Path, *, label: bool) -> Cohort:
 def _layout_of(root: Path, cases: list[CaseFiles]) -> tuple[str, LabelConvention | None]:
     found: dict[str, str] = {}
     for case in cases:
-        stems = [stem_of(source.path) for source in case.images.values()]
-        words = {parts[1] for parts in map(split_filename, stems) if parts is not None}
-        # BIDS writes T2w: only names written as released are taken for BraTS 2023.
-        if words <= _WORDS_OF_LAYOUT["brats2023"]:
+        names = read_filenames([stem_of(source.path) for source in case.images.values()], case.case_id).values()
+        words = {one.alias for one in names}
+        # BIDS writes T2w: only names written as released are taken for BraTS 2023, which has no words of contrast.
+        if any(sequence_from_alias(one.alias) is not one.sequence for one in names):
+            name = "folders"
+        elif words <= _WORDS_OF_LAYOUT["brats2023"]:
             name = "brats-ped" if case.case_id.startswith("BraTS-PED") else "brats2023"
         elif {word.lower() for word in words} <= _WORDS_OF_LAYOUT["brats2017"]:
             name = "brats2017"
@@ -268,9 +302,10 @@ def _layout_of(root: Path, cases: list[CaseFiles]) -> tuple[str, LabelConvention
     return "brats2017" if convention == "brats2017" else "brats2023", find_convention(convention)
 
 
-def _from_channels(root: Path, folder: Path, *, labels: Path) -> Cohort:
-    images = _nifti_files(folder)
-    references = {stem_of(path): path for path in _nifti_files(labels)}
+def _from_channels(root: Path, folder: Path, *, label: bool) -> Cohort:
+    lost = [*lost_links(folder), *(lost_links(root / "labelsTr") if label else ())]
+    images = sorted((*nifti_files(folder), *lost_links(folder)))
+    references = {stem_of(path): path for path in nifti_files(root / "labelsTr")}
     names = _channel_names(folder.parent) or _channel_names(folder)
     split = [re.fullmatch(r"(.+)_(\d{4})", stem_of(path)) for path in images]
     if not any(split):
@@ -283,7 +318,8 @@ def _from_channels(root: Path, folder: Path, *, labels: Path) -> Cohort:
             )
             for path in images
         }
-        return Cohort(root, "msd", _sorted(cases), {}, find_convention("msd"))
+        rejected = _reject_lost(cases, lost)
+        return Cohort(root, "msd", _sorted(cases), rejected, find_convention("msd"))
     if names is None or not all(split):
         raise InputError(
             case=str(root),
@@ -292,7 +328,7 @@ def _from_channels(root: Path, folder: Path, *, labels: Path) -> Cohort:
             mend="add dataset.json, or list the files in a manifest: case,t1,t2,t1ce,flair,label",
         )
     found: dict[str, dict[Sequence, Source]] = {}
-    rejected: dict[str, str] = {}
+    rejected = {}
     for match, path in zip(split, images, strict=True):
         if match is None:
             continue
@@ -305,7 +341,22 @@ def _from_channels(root: Path, folder: Path, *, labels: Path) -> Cohort:
         for case, sources in found.items()
         if case not in rejected
     }
+    rejected |= _reject_lost(cases, lost)
     return Cohort(root, "nnunet", _sorted(cases), rejected, None)
+
+
+def _reject_lost(cases: dict[str, CaseFiles], links: list[Path]) -> dict[str, str]:
+    """Take the cases out that have links to nothing, CASE.nii.gz or CASE_0000.nii.gz; gives the reasons."""
+    rejected = {}
+    for path in links:
+        stem = stem_of(path)
+        case_id = stem if stem in cases else stem.rpartition("_")[0]
+        try:
+            refuse_lost(case_id, [path])
+        except InputError as error:
+            if cases.pop(case_id, None) is not None:
+                rejected[case_id] = reason_of(error)
+    return rejected
 
 
 def _channel_names(root: Path) -> tuple[Sequence, ...] | None:
@@ -327,26 +378,6 @@ def _channel_names(root: Path) -> tuple[Sequence, ...] | None:
             mend="correct dataset.json, or list the files in a manifest",
         )
     return tuple(known)
-
-
-def _is_label(path: Path, case_id: str) -> bool:
-    # Without the name of the case, or every file of a case called "Segura" would be a label.
-    stem = stem_of(path).lower()
-    return "seg" in stem.removeprefix(case_id.lower())
-
-
-def _walk(root: Path, depth: int = 0) -> abc.Iterator[Path]:
-    """A folder and those below it, but not the masks that `mindgap segment` has left there."""
-    yield root
-    if depth < MAX_DEPTH:
-        for folder in sorted(root.iterdir()):
-            if folder.is_dir() and not folder.name.startswith(".") and not holds_masks(folder):
-                yield from _walk(folder, depth + 1)
-
-
-def _nifti_files(folder: Path) -> list[Path]:
-    """NIfTI files directly in a folder; hidden ones, such as the "._x" of macOS, do not count."""
-    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file()) if folder.is_dir() else []
 
 
 def _source(path: Path | None) -> Source | None:

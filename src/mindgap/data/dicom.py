@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mindgap.data.dicom_frames import frame_headers, has_frames
-from mindgap.data.nifti import is_nifti, is_own_mask
+from mindgap.data.nifti import comes_from_mask, is_nifti, is_own_probabilities
 from mindgap.errors import InputError, SettingError
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
@@ -109,12 +109,12 @@ def holds_dicom(path: Path) -> bool:
     """Whether a path is a .zip, or a folder that has a DICOM file and no NIfTI image at any depth."""
     if path.is_file():
         return path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
-    # A mask that was written among the DICOM files before does not make it a folder of NIfTI.
+    # What was written among the DICOM files before does not make it a folder of NIfTI.
     if not path.is_dir():
         return False
     found = False
     for entry in _files(path):
-        if is_nifti(entry) and not is_own_mask(entry):
+        if is_nifti(entry) and not (comes_from_mask(entry) or is_own_probabilities(entry)):
             return False
         found = found or _is_dicom(entry)
     return found

@@ -44,9 +44,10 @@ def read_manifest(path: Path, *, label: bool = True) -> tuple[dict[str, CaseFile
             )
         unread = {"case"} if label else {"case", "label"}
         sources = {name: _cell(path.parent, text) for name, text in row.items() if name not in unread and text.strip()}
-        lost = [str(source.path) for source in sources.values() if not source.path.is_file()]
+        lost = [str(source.path) for source in sources.values() if not _is_there(source.path)]
         if lost:
-            rejected[case_id] = f"line {line} names {', '.join(lost)}, which does not exist; correct the path"
+            mend = "correct the path, or fetch what a link stands for (for example with `datalad get`)"
+            rejected[case_id] = f"line {line} names {', '.join(lost)}, which does not exist or may not be read; {mend}"
             continue
         try:
             images = {sequence: sources[name] for name, sequence in columns.items() if name in sources}
@@ -89,7 +90,14 @@ def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str,
     return [(number, dict(zip(header, line, strict=True))) for number, line in lines[1:]], columns
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
+
+
 def _cell(folder: Path, text: str) -> Source:
     """A path relative to the manifest, or "FILE#CHANNEL" for one channel of a 4-D file."""
-    match = re.fullmatch(r"(.+\.nii(?:\.gz)?)#(\d+)", text.strip())
+    match = re.fullmatch(r"(.+\.nii(?:\.gz)?)#(\d+)", text.strip(), re.IGNORECASE)
     return Source(folder / text.strip()) if match is None else Source(folder / match[1], int(match[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field
@@ -20,8 +21,19 @@ from mindgap.regions import LabelConvention, label_from_target
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _COMMENT_EXTENSION = 6
 _OWN_MASK = b"mindgap segmentation"
-_HEADER_SIZE = (348).to_bytes(4, "little")
-"""The first four bytes of NIfTI-1, in the byte order of the file."""
+_VOXELS = "VoxelsBlake2b"
+"""Of a mask as it was written, in its header: what an editor saves has other voxels under the same description."""
+_KINDS = {
+    size.to_bytes(4, order): kind
+    for size, kind in ((348, nib.Nifti1Image), (540, nib.Nifti2Image))
+    for order in ("little", "big")
+}
+"""By the first four bytes of a file: the size of its header, in its byte order."""
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}
+"""Spatial codes of xyzt_units; 2 is mm, 0 unknown."""
+_LARGEST_SIDE_MM = 1000.0
+_SMALL_SIDE_MM, _FINE_EDGE_MM = 50.0, 0.5
+"""A longest side below the first, in voxels below the second: 24 "mm" in 240 voxels are a head in cm, not a crop."""
 _ISAL_ERROR: Any = igzip_lib.IsalError
 _OWN_PROBABILITIES = b"mindgap probabilities"
 _READ_ERRORS = (
@@ -74,14 +86,14 @@ def volume_of_voxel_ml(affine: NDArray[np.float64]) -> float:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file name is that of a NIfTI file (hidden files are not)."""
-    return path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
+    """Whether a file name is that of a NIfTI file, in whichever case (hidden files are not)."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
 
 
 def stem_of(path: Path) -> str:
     """File name without .nii or .nii.gz."""
     for suffix in NIFTI_SUFFIXES:
-        if path.name.endswith(suffix):
+        if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
 
@@ -136,12 +148,20 @@ def volume_from_image(image: Any, path: Path, *, case: str, channel: int | None 
             found=f"{shape[3]} channels, counted from 0",
             mend="correct the channel, or give the file that holds all four sequences",
         )
+    if image.affine is None:
+        raise InputError(
+            case=f"{case}: {path.name}",
+            expected="an affine (voxel index to scanner mm)",
+            found="none",
+            mend="give the affine of the scan: nibabel.Nifti1Image(array, affine)",
+        )
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    edges = spacing_of(affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * np.prod(edges):
         raise InputError(
             case=f"{case}: {path.name}",
             expected="voxels of positive size",
-            found=f"affine with voxel edges {spacing_of(affine)} mm",
+            found=f"affine with voxel edges {edges} mm",
             mend="repair the header (sform/qform and pixdim) or convert the DICOM series again",
         )
     try:
@@ -160,6 +180,42 @@ def volume_from_image(image: Any, path: Path, *, case: str, channel: int | None 
     return Volume(array, affine, path, image.header.copy())
 
 
+def check_head(case: str, volume: Volume) -> None:
+    """Refuse an image whose grid is not that of a head in mm: other units, or a size that only other units explain.
+
+    Args:
+        case: Name for the message.
+        volume: An image of a patient, as it was read; crops and coarse phantoms pass.
+
+    Raises:
+        InputError: The header declares metres or micrometres, a side is longer than 1,000 mm, or fine voxels (below
+            0.5 mm) make no side of 50 mm.
+    """
+    name = f"{case}: {volume.path.name}"
+    code = int(volume.header["xyzt_units"]) & 7 if isinstance(volume.header, nib.Nifti1Header) else 0
+    if code in _OTHER_UNITS:
+        raise InputError(
+            case=name,
+            expected="a grid in mm",
+            found=f"one in {_OTHER_UNITS[code]} (xyzt_units of the header)",
+            mend="convert the scan again, in mm; where the numbers are mm and only the units are wrong, nibabel mends "
+            'them: image.header.set_xyzt_units("mm")',
+        )
+    edges = volume.spacing_mm
+    sides = [n * mm for n, mm in zip(volume.array.shape, edges, strict=True)]
+    longest = max(sides)
+    if longest <= _LARGEST_SIDE_MM and (longest >= _SMALL_SIDE_MM or edges[sides.index(longest)] >= _FINE_EDGE_MM):
+        return
+    spacing, size = (" x ".join(f"{mm:.3g}" for mm in values) for values in (edges, sides))
+    raise InputError(
+        case=name,
+        expected=f"a grid of the size of a head, no side longer than {_LARGEST_SIDE_MM:,.0f} mm",
+        found=f"voxels of {spacing} mm, {size} mm in all",
+        mend="repair the header, whose numbers may be in cm, metres or micrometres (sform, qform and pixdim are in "
+        "mm), or convert the DICOM series again",
+    )
+
+
 def write_volume(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
     """Write an image atomically; the affine goes into sform and qform (scanner coordinates, mm)."""
     image = nib.Nifti1Image(array, affine)
@@ -174,7 +230,7 @@ def write_label(path: Path, target: NDArray[np.uint8], *, like: Volume, conventi
     """Write a segmentation in the grid of an input image, atomically.
 
     uint8, in the shape, affine, sform, qform and units of ``like``; what the numbers mean stands in a comment
-    extension of the header and in a sidecar ``<name>.json``.
+    extension of the header, with a hash of the voxels, and in a sidecar ``<name>.json``.
 
     Args:
         path: Ends in .nii or .nii.gz.
@@ -197,11 +253,13 @@ def write_label(path: Path, target: NDArray[np.uint8], *, like: Volume, conventi
 
 def label_image(target: NDArray[np.uint8], *, like: Volume, convention: LabelConvention) -> tuple[Any, dict[str, Any]]:
     """A segmentation as nibabel image in the grid of an input image, and what its numbers mean."""
-    image = _image_like(like, label_from_target(target, convention), _OWN_MASK)
+    label = label_from_target(target, convention)
+    image = _image_like(like, label, _OWN_MASK)
     names = {"0": "background", **{str(value): tissue for value, tissue in convention.tissues.items()}}
     sidecar = {"LabelConvention": convention.name, "Labels": names, "RegionsNested": "ET within TC within WT"}
     image.header.extensions.clear()
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT_EXTENSION, json.dumps(sidecar).encode("utf-8")))
+    comment = json.dumps({**sidecar, _VOXELS: _hash_of(label)}).encode("utf-8")
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT_EXTENSION, comment))
     return image, sidecar
 
 
@@ -230,8 +288,41 @@ def is_own_probabilities(path: Path) -> bool:
 
 
 def is_own_mask(path: Path) -> bool:
-    """Whether a file is a mask that :func:`write_label` wrote, which may be written again."""
+    """Whether a file is a mask that :func:`write_label` wrote and nobody changed since: it may be written again.
+
+    Editors keep the header, so that the voxels are compared with their hash in it. One whose voxels cannot be read was
+    left by a crash and is nobody's work.
+    """
+    if not comes_from_mask(path):
+        return False
+    try:
+        image: Any = nib.load(path)
+        known = [_comment(item).get(_VOXELS) for item in image.header.extensions]
+        stored = np.asarray(image.dataobj)
+    except (*_READ_ERRORS, AttributeError):
+        return True
+    label = stored.astype(np.uint8)
+    return bool((label == stored).all()) and _hash_of(label) in known
+
+
+def _comment(extension: Any) -> dict[str, Any]:
+    """What a header's extension says, where it is one of ours; nothing otherwise."""
+    content = extension.get_content()
+    text = content if isinstance(content, str) else bytes(content).decode("utf-8", errors="replace")
+    try:
+        said = json.loads(text.rstrip("\0"))
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def comes_from_mask(path: Path) -> bool:
+    """Whether a file is a mask that :func:`write_label` wrote, as it was or edited."""
     return _description_of(path) == _OWN_MASK
+
+
+def _hash_of(label: NDArray[np.uint8]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(label).tobytes(), digest_size=16).hexdigest()
 
 
 def _image_like(like: Volume, array: NDArray[Any], description: bytes) -> Any:
@@ -256,7 +347,7 @@ def _open(path: Path, case: str) -> Any:
     if not path.is_file():
         raise InputError(case=case, expected=f"a file at {path}", found="none", mend="correct the path")
     try:
-        image: Any = _open_gzipped(path) if path.suffix == ".gz" else nib.load(path)
+        image: Any = _load(path)
         edges = _stored_edges(image, path)
     except _READ_ERRORS as error:
         raise _unreadable(path, case, error) from error
@@ -280,12 +371,19 @@ def _stored_edges(image: Any, path: Path) -> tuple[float, ...]:
     return tuple(header["pixdim"][1 : 1 + min(3, header["dim"][0])].tolist())
 
 
-def _open_gzipped(path: Path) -> Any:
-    """Inflate the whole file at once with ISA-L, which takes half the time; other formats in .gz go nibabel's way."""
-    content = igzip.decompress(path.read_bytes())
-    if content[:4] != _HEADER_SIZE and content[:4] != _HEADER_SIZE[::-1]:
+def _load(path: Path) -> Any:
+    """Inflate the whole file at once with ISA-L, which takes half the time; other formats in .gz go nibabel's way.
+
+    nibabel looks for the lower-case name of ``a.Nii``, so that its bytes are read here.
+    """
+    if path.suffix.lower() == ".gz":
+        content = igzip.decompress(path.read_bytes())
+    elif path.suffix != ".nii" and path.suffix.lower() == ".nii":
+        content = path.read_bytes()
+    else:
         return nib.load(path)
-    return nib.Nifti1Image.from_bytes(content)
+    kind = _KINDS.get(content[:4])
+    return nib.load(path) if kind is None else kind.from_bytes(content)
 
 
 def _unreadable(path: Path, case: str, error: Exception) -> InputError:

@@ -24,6 +24,7 @@ from torch import Tensor
 from mindgap.batch import BACKGROUND, Shaped
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
+from mindgap.data.nifti import check_head
 from mindgap.data.prepared import (
     LOWEST_BRAIN,
     Box,
@@ -60,9 +61,10 @@ def prepare_case(case: Case, preparation: Preparation, *, brain_of: Case | None 
             and intensity scale then know of images that the case does not have. Only to repeat published numbers.
 
     Raises:
-        InputError: A sequence has no brain voxels left.
+        InputError: The grid is not that of a head in mm, or a sequence has no brain voxels left.
     """
     reference = case.reference
+    check_head(case.case_id, reference)
     permutation, flips = _axes_to(reference.affine, WORKING_ORIENTATION)
     native_spacing = np.array(reference.spacing_mm)[list(permutation)]
     native_shape = tuple(reference.array.shape[axis] for axis in permutation)
@@ -301,7 +303,7 @@ def _prepare_one(
             case=files.case_id,
             expected="a reference segmentation to learn from",
             found="none",
-            mend="add a file named *seg*, or leave the case out",
+            mend="add a file named *seg*, name it in a .csv manifest (BIDS), or leave the case out",
         )
     prepared = prepare_case(files.load(convention=convention), preparation)
     return write_case(folder, prepared, fingerprint=fingerprint, codes=codes)

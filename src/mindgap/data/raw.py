@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
-from mindgap.data.case import Case
-from mindgap.data.nifti import Volume, read_volume
+from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case
+from mindgap.data.nifti import Volume, check_head, read_volume
 from mindgap.data.registration import Registration, register, resample, to_itk
 from mindgap.data.template import TEMPLATE_CENTRE_MNI_MM
 from mindgap.errors import InputError
@@ -30,6 +30,7 @@ _LARGEST_ROTATION_DEG = 60.0
 _GOOD_OVERLAP, _LEAST_OVERLAP = 0.75, 0.5  # Dice of brains; a brain with a tumour and MNI152 reach about 0.9
 _GOOD_BETWEEN, _LEAST_BETWEEN = 0.9, 0.7  # Dice of one brain, stripped on two scans
 _LEAST_SIMILARITY = 0.1  # of Mattes mutual information
+_WELL_COVERED, _LEAST_COVERED = 0.9, 0.1  # share of the brain in the field of view of a scan
 _GOOD_BETWEEN_STRIPPED = 0.5  # 0.67 to 0.88 within one patient, 0.43 to 0.44 between two
 
 
@@ -87,18 +88,24 @@ def to_atlas_grid(
 ) -> RawCase:
     """Register, strip and resample raw scans.
 
+    Where one brain stands for all scans, that of a scan ends with its field of view: beyond, the sequence is absent.
+    Few negative voxels of the brain (ringing) take its lowest value, more than 1 % are refused: of the brain where it
+    is found here, since air may ring as it likes; of the whole scan where brain is what lies above 0.
+
     Args:
         case_id: Name for messages.
         images: The scans the network looks at, each on a grid of its own.
         options: How.
-        force: Let a registration through that is not plausible.
+        force: Let a registration through that is not plausible, and a scan that hardly covers the brain.
 
     Raises:
         InputError: A scan cannot be used, the brain is not found, or a registration is not plausible.
     """
     began = time.perf_counter()
+    names = {sequence: f"{case_id}: {sequence} ({volume.path.name})" for sequence, volume in images.items()}
     for sequence, volume in images.items():
-        _check(f"{case_id}: {sequence} ({volume.path.name})", volume)
+        check_head(case_id, volume)
+        _check(names[sequence], volume, stripped=options.brain.already_stripped)
     first = _named(case_id, options.reference, images) or choose_reference(images)
     native = _named(case_id, options.native, images) or first
     soft: dict[Sequence, int] = {}
@@ -112,20 +119,22 @@ def to_atlas_grid(
     ways = {first: np.eye(4)} | {s: found.matrix for s, found in laid.items()}
     together = time.perf_counter()
     brains = _find_brains(case_id, images, ways, first, options.brain)
-    inside = resample(case_id, *brains[first], _three(reference.array.shape), reference.affine) >= 0.5
+    insides = {s: _on_scan(case_id, volume, ways[s], *brains[s]) for s, volume in images.items()}
+    for sequence, volume in images.items():
+        _check_negative(names[sequence], volume.array[insides[sequence]], " in the brain")
     found_brain = time.perf_counter()
-    home = register(case_id, _template(), replace(reference, array=reference.array * inside), stripped=True)
-    placed, masks = {}, {}
+    home = register(case_id, _template(), replace(reference, array=reference.array * insides[first]), stripped=True)
+    placed, masks, covered = {}, {}, {}
     for sequence, volume in images.items():
         brain, way = brains[sequence]
-        placed[sequence], masks[sequence] = _place(
+        placed[sequence], masks[sequence], covered[sequence] = _place(
             case_id, volume, ways[sequence] @ home.matrix, brain, way @ home.matrix
         )
     overlap = {"atlas": _dice(masks[first], resample(case_id, _template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0)}
     if stripped:  # else all have one brain
         overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in others}
     registrations = {str(s): found for s, found in laid.items()} | {"atlas": home}
-    lines = _judge(case_id, registrations, overlap, force=force)
+    lines = _judge(case_id, registrations, overlap, force=force) + _judge_coverage(names, covered, force=force)
     lines += [
         f"the edge of {s} is soft (resampled after stripping?): {n} layers were left out" for s, n in soft.items()
     ]
@@ -137,6 +146,7 @@ def to_atlas_grid(
         "transforms": {name: _describe(found) for name, found in registrations.items()},
         "soft_layers_left_out": {str(s): layers for s, layers in soft.items()},
         "brain_overlap": {name: round(value, 4) for name, value in overlap.items()},
+        "brain_covered": {str(s): round(share, 4) for s, share in covered.items()},
         "seconds": {
             "registration": round(together - began, 2),
             "brain": round(found_brain - together, 2),
@@ -189,14 +199,36 @@ def _named(case_id: str, sequence: Sequence | None, images: Mapping[Sequence, Vo
     )
 
 
-def _check(case: str, volume: Volume) -> None:
-    if volume.array.size and np.isfinite(volume.array).all() and volume.array.min() < volume.array.max():
+def _check(case: str, volume: Volume, *, stripped: bool) -> None:
+    array = volume.array
+    if not (array.size and np.isfinite(array).all() and array.min() < array.max()):
+        raise InputError(
+            case=case,
+            expected="a scan with finite voxels that differ",
+            found="NaN or infinite voxels, or the same value everywhere",
+            mend="convert the scan again, or leave the sequence out",
+        )
+    if stripped or array.max() <= 0:
+        _check_negative(case, array)
+    if array.max() <= 0:
+        raise InputError(
+            case=case,
+            expected="background 0 and brain above it",
+            found="no voxel above 0",
+            mend="give the right file, or leave this sequence out",
+        )
+
+
+def _check_negative(case: str, voxels: NDArray[np.float32], where: str = "") -> None:
+    fraction = float((voxels < 0).mean()) if voxels.size else 0.0
+    if fraction <= MOST_NEGATIVE_FRACTION:
         return
     raise InputError(
         case=case,
-        expected="a scan with finite voxels that differ",
-        found="NaN or infinite voxels, or the same value everywhere",
-        mend="convert the scan again, or leave the sequence out",
+        expected="background 0 and brain above it",
+        found=f"{fraction:.1%} negative voxels{where}",
+        mend="give the scan as it was before any normalisation; normalisation is done here, so z-scored images are not "
+        "needed",
     )
 
 
@@ -257,18 +289,32 @@ def _as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
     return Volume(inside.astype(np.float32), volume.affine, volume.path, volume.header)
 
 
+def _on_scan(
+    case_id: str, volume: Volume, way: NDArray[np.float64], brain: Volume, brain_way: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """The brain on the grid of a scan; both ways begin at the reference."""
+    there = brain_way @ np.linalg.inv(way)
+    return resample(case_id, brain, there, _three(volume.array.shape), volume.affine) >= 0.5
+
+
 def _place(
     case_id: str, volume: Volume, way: NDArray[np.float64], brain: Volume, brain_way: NDArray[np.float64]
-) -> tuple[Volume, NDArray[np.bool_]]:
-    """A stripped scan on the atlas grid; the cut around a brain that was stripped before neither dims nor rings."""
+) -> tuple[Volume, NDArray[np.bool_], float]:
+    """A stripped scan on the atlas grid, the whole brain, and the share of it in the field of view of the scan.
+
+    The cut around a brain that was stripped before neither dims nor rings. Beyond its field of view a scan knows
+    nothing: it is background there, not the darkest tissue.
+    """
     affine = atlas_affine()
     inside = resample(case_id, brain, brain_way, ATLAS_SHAPE, affine) >= 0.5
     if brain.array.shape == volume.array.shape and np.array_equal(brain.array > 0, volume.array > 0):
         volume = replace(volume, array=_continued(volume.array))
+    view = replace(volume, array=np.ones_like(volume.array))
+    seen = inside & (resample(case_id, view, way, ATLAS_SHAPE, affine) > 0.5)
     image = resample(case_id, volume, way, ATLAS_SHAPE, affine, cubic=True)
     low = volume.array[volume.array > 0].min()
-    placed = np.where(inside, np.maximum(image, low), 0).astype(np.float32)
-    return Volume(placed, affine, volume.path, None), inside
+    placed = np.where(seen, np.maximum(image, low), 0).astype(np.float32)
+    return Volume(placed, affine, volume.path, None), inside, int(seen.sum()) / max(1, int(inside.sum()))
 
 
 def _continued(array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -312,6 +358,23 @@ def _judge(
             mend="look at the scans and their headers, name another one with --reference, or take it with --force",
         )
     return [f"the registration is doubtful: {line}" for line in [*hopeless, *doubtful]]
+
+
+def _judge_coverage(names: Mapping[Sequence, str], covered: Mapping[Sequence, float], *, force: bool) -> list[str]:
+    """Warnings about scans that cover a part of the brain; an error where one covers next to nothing."""
+    for sequence, share in covered.items():
+        if share < _LEAST_COVERED and not force:
+            raise InputError(
+                case=names[sequence],
+                expected=f"a scan that covers at least {_LEAST_COVERED:.0%} of the brain",
+                found=f"{share:.1%} of it in the field of view",
+                mend="look at the scan and its header, leave this sequence out, or take it with --force",
+            )
+    return [
+        f"{sequence} covers {share:.0%} of the brain; it was taken as absent outside of its field of view"
+        for sequence, share in covered.items()
+        if share < _WELL_COVERED
+    ]
 
 
 def _describe(found: Registration) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
@@ -24,10 +25,11 @@ from mindgap.inference.layout import (
 from mindgap.inference.lock import hold
 from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.raw import RawReading, find_raw, read_raw
-from mindgap.inference.record import Found, Reading, find_in, read_for, write_mask
+from mindgap.inference.record import Found, Reading, find_in, place_of, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
 from mindgap.regions import LabelConvention
-from mindgap.sequences import parse_subset
+from mindgap.sequences import Sequence as MriSequence
+from mindgap.sequences import format_subset, parse_subset
 
 Progress = Callable[[int, int, str], None]
 WHOLE = Shard()
@@ -74,7 +76,8 @@ def segment_cases(
         out: Folder of the masks.
         convention: How labels are numbered in the masks.
         shard: The share of the sorted cases that is taken.
-        resume: Leave alone what is done; a mask that is missing or damaged is made again.
+        resume: Leave alone what is done; a mask that is missing or damaged, or was made when the case had other
+            sequences or files of other names, is made again.
         force: Accept affines that disagree.
         layout: A folder per case, or a BIDS derivative.
         probabilities: Also write the probabilities of the regions.
@@ -110,7 +113,7 @@ def segment_cases(
         for case_id in mine:
             if case_id not in cases:
                 run.fail(case_id, f"{case_id}: {cohort.rejected[case_id]}")
-            elif resume and _is_whole(known.get(case_id), out, layout):
+            elif resume and _is_done(known.get(case_id), cases[case_id], out, layout):
                 outcome.skipped.append(case_id)
                 book.add(CaseStatus(case_id, "skipped", "done before; its mask is what was written"))
             else:
@@ -171,10 +174,13 @@ class _Run:
         if isinstance(who, str):
             return who
         try:
-            self._check_place(files, who)
-            if self.raw is not None:
-                return who, read_raw(who.predictor, files, self.raw, force=self.force)
-            return who, read_for(who.predictor, files, force=self.force)
+            grid = who.predictor.serve(files.case_id, files.sequences)[0]
+            if self.raw is None:
+                self._check_place(files.case_id, grid)
+                return who, read_for(who.predictor, files, force=self.force)
+            given = read_raw(who.predictor, files, self.raw, force=self.force)
+            self._check_place(files.case_id, _grid_of(given.reading.raw, grid))
+            return who, given
         except Exception as error:
             return _one_line(files.case_id, error)
 
@@ -198,7 +204,8 @@ class _Run:
             self.fail(case_id, result)
             return
         who, found = result
-        mask = mask_of(self.out, case_id, found.segmentation.subset, self.layout)
+        grid = _grid_of(found.reading.raw, found.segmentation.subset[0])
+        mask = mask_of(self.out, case_id, grid, self.layout)
         record = write_mask(mask, found, who.predictor, convention=self.convention)
         if self.layout == "bids":
             describe_bids(mask, record, self.convention)
@@ -210,6 +217,7 @@ class _Run:
                 "done",
                 "; ".join(record["warnings"]),
                 subset=record["subset"],
+                available=format_subset(found.reading.files.sequences),
                 files={sequence: _place(taken) for sequence, taken in record["inputs"].items()},
                 mask_sha256=record["mask"]["sha256"],
                 volumes_ml=record["volumes_ml"],
@@ -226,13 +234,12 @@ class _Run:
         self.book.add(CaseStatus(case_id, "failed", reason))
         self.outcome.failed[case_id] = reason
 
-    def _check_place(self, files: CaseFiles, who: Answer) -> None:
+    def _check_place(self, case_id: str, grid: MriSequence) -> None:
         """Refuse a name that is no folder name, and to write over what is not ours, such as a corrected mask.
 
         Raises:
-            InputError: It is one of these, or the case lacks what the network needs.
+            InputError: It is one of these.
         """
-        case_id = files.case_id
         if Path(case_id).name != case_id or case_id in (".", "..") or "\\" in case_id:
             raise InputError(
                 case=case_id,
@@ -240,25 +247,43 @@ class _Run:
                 found=f"{case_id!r}",
                 mend="rename the case, without / or \\",
             )
-        mask = mask_of(self.out, case_id, who.predictor.serve(case_id, files.sequences), self.layout)
+        mask = mask_of(self.out, case_id, grid, self.layout)
         remove_leftovers(mask.parent)
         if mask.exists() and not is_own_mask(mask) and not (case_id in self.written_before and not _is_readable(mask)):
             raise InputError(
                 case=case_id,
                 expected=f"no other file at {mask}",
-                found="one that mindgap did not write (a reference, a corrected mask?)",
+                found="one that mindgap did not write, or that was changed since (a reference, a corrected mask?)",
                 mend="move it away, or choose another output folder",
             )
         if self.probabilities:
             check_probability_files(mask, self.layout)
 
 
-def _is_whole(status: CaseStatus | None, out: Path, layout: Layout) -> bool:
-    """Whether a case is done and its mask still is the file that was written."""
+def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Layout) -> bool:
+    """Whether a case is done from what it has now, and its mask still is the file that was written."""
     if status is None or status.status != "done":
         return False
-    mask = mask_of(out, status.case, parse_subset(status.subset), layout)
+    if status.available and status.available != format_subset(files.sequences):
+        return False  # a sequence has come, or gone
+    if any(_name(files, sequence) != Path(place).name for sequence, place in status.files.items()):
+        return False
+    mask = mask_of(out, status.case, status.grid, layout)
     return mask.is_file() and sha256_of(mask) == status.mask_sha256
+
+
+def _name(files: CaseFiles, sequence: str) -> str:
+    """The file of a sequence without its folder, which may have moved."""
+    (one,) = parse_subset(sequence)
+    if one not in files.images:
+        return ""
+    source = files.images[one]
+    return Path(_place({"file": place_of(source.path), "channel": source.channel})).name
+
+
+def _grid_of(raw: Mapping[str, Any] | None, first: MriSequence) -> MriSequence:
+    """The sequence on whose grid a mask lies: the first the network looked at, or the native one of raw scans."""
+    return MriSequence(raw["native"]) if raw else first
 
 
 def _is_readable(mask: Path) -> bool:

@@ -22,29 +22,30 @@ from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.predictor import Segmentation
 from mindgap.regions import REGIONS, LabelConvention
-from mindgap.sequences import Sequence, Subset
+from mindgap.sequences import Sequence
 
 Layout = Literal["folders", "bids"]
 
 _BIDS_VERSION = "1.9.0"
+_ABOUT = "dataset_description.json"
 _SPACES = {Sequence.T1: "T1w", Sequence.T2: "T2w", Sequence.T1CE: "T1ce", Sequence.FLAIR: "FLAIR"}
 _BIDSIGNORE = "cohort.json\nstatus*.jsonl\nsummary.csv\noverlays*.png\n**/*.manifest.json\n"
 _BIDS_CASE = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")
 
 
-def mask_of(out: Path, case_id: str, subset: Subset = (), layout: Layout = "folders") -> Path:
+def mask_of(out: Path, case_id: str, grid: Sequence, layout: Layout = "folders") -> Path:
     """Where the mask of a case lies in the folder of a cohort.
 
     Args:
         out: The folder.
         case_id: Name of the case.
-        subset: What the network looked at; the first has the grid of the mask (BIDS names it).
+        grid: The sequence whose grid the mask has (BIDS names it).
         layout: "folders" or "bids".
     """
     if layout == "folders":
         return out / case_id / f"{case_id}_seg.nii.gz"
     name = bids_case(case_id)
-    return out.joinpath(*name.split("_"), "anat") / f"{name}_space-{_SPACES[subset[0]]}_desc-tumour_dseg.nii.gz"
+    return out.joinpath(*name.split("_"), "anat") / f"{name}_space-{_SPACES[grid]}_desc-tumour_dseg.nii.gz"
 
 
 def bids_case(case_id: str) -> str:
@@ -61,8 +62,13 @@ def open_bids(out: Path, case_ids: Iterable[str]) -> None:
     """Make a folder a BIDS derivative data set, before any work.
 
     Raises:
-        SettingError: Two cases would have one name.
+        SettingError: Two cases would have one name, or the folder is a data set of somebody else.
     """
+    if (out / _ABOUT).exists() and "mindgap" not in _makers(read_json(out / _ABOUT)):
+        raise SettingError(
+            f"{out} is a BIDS data set that mindgap did not make: choose another folder, such as its "
+            "derivatives/mindgap."
+        )
     named: dict[str, str] = {}
     for case_id in sorted(case_ids):
         if bids_case(case_id) in named:
@@ -79,7 +85,7 @@ def open_bids(out: Path, case_ids: Iterable[str]) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [made],
     }
-    write_json(out / "dataset_description.json", description)
+    write_json(out / _ABOUT, description)
     write_text(out / ".bidsignore", _BIDSIGNORE)
 
 
@@ -143,8 +149,14 @@ def write_region_probabilities(
 
 def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
     """The image whose grid a file has, and all it was made from, as addresses."""
-    places = [Path(taken["file"]).as_uri() for taken in record["inputs"].values()]
-    return {"SpatialReference": places[0], "Sources": places, "Manual": False}
+    places = {sequence: Path(taken["file"]).as_uri() for sequence, taken in record["inputs"].items()}
+    grid = record["raw"]["native"] if "raw" in record else next(iter(places))
+    return {"SpatialReference": places[grid], "Sources": [*places.values()], "Manual": False}
+
+
+def _makers(description: Mapping[str, Any]) -> list[str]:
+    """Names of the programs that made a BIDS data set."""
+    return [str(made.get("Name")) for made in description.get("GeneratedBy", ())]
 
 
 def _short(tissue: str) -> str:

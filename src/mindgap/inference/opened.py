@@ -90,7 +90,7 @@ class OpenedCase:
                 case=self.files.case_id,
                 expected="a reference segmentation to score against",
                 found="none",
-                mend="add a file named *seg*, or use `mindgap segment`, which needs none",
+                mend="add a file named *seg*, name it in a .csv manifest (BIDS), or use `mindgap segment`",
             )
         return protokd_crop(case) if self.rules.protokd_crop else case
 

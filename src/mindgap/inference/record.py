@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
-from mindgap.data.nifti import is_nifti, is_own_mask, stem_of, write_label
+from mindgap.data.nifti import NIFTI_SUFFIXES, is_own_mask, stem_of, write_label
 from mindgap.errors import SettingError
 from mindgap.files import sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate
@@ -68,10 +68,16 @@ def check_mask_place(out: Path) -> None:
     Raises:
         SettingError: The name is not that of NIfTI, or something stands there that mindgap did not write.
     """
-    if not is_nifti(out):
+    if not out.name.endswith(NIFTI_SUFFIXES):
         raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
     if out.exists() and not is_own_mask(out):
-        raise SettingError(f"{out} exists and is no mask of mindgap's (an input, a reference?): choose another output.")
+        raise SettingError(
+            f"{out} exists and is no mask as mindgap wrote it (an input, a reference, a corrected mask?): choose "
+            "another output."
+        )
+    about = out.with_name(f"{stem_of(out)}.json")
+    if about.exists() and "LabelConvention" not in about.read_text(encoding="utf-8", errors="replace"):
+        raise SettingError(f"{about} exists and is not about a mask of mindgap's: choose another name for {out.name}.")
 
 
 def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> Reading:
@@ -166,7 +172,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
         "subset": format_subset(used),
         "inputs": {
             str(sequence): {
-                "file": _place(images[sequence].path),
+                "file": place_of(images[sequence].path),
                 "channel": images[sequence].channel,
                 "sha256": found.reading.sha256[images[sequence].path],
             }
@@ -178,7 +184,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _place(path: Path) -> str:
+def place_of(path: Path) -> str:
     """Where a file lies; an image that was given in memory has a name instead."""
     return str(path.resolve() if path.is_file() else path)
 

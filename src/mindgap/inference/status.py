@@ -17,7 +17,9 @@ from typing import Any, Literal
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import explain_unwritten, read_json, remove_leftovers, write_json, write_text
 from mindgap.regions import REGIONS
-from mindgap.runfiles import COHORT, STATUS, SUMMARY, read_lines
+from mindgap.runfiles import COHORT, OVERLAYS, STATUS, SUMMARY, read_lines
+from mindgap.sequences import Sequence as MriSequence
+from mindgap.sequences import parse_subset
 
 State = Literal["done", "failed", "skipped"]
 _EXPECTED = tuple(f"{region}_expected_dice" for region in REGIONS)
@@ -69,6 +71,7 @@ class CaseStatus:
         status: "done"; "failed", for the reason given; "skipped", because it was done before.
         reason: One line, empty where all went well.
         subset: What the network looked at.
+        available: What the case had.
         files: Sequence -> file taken.
         mask_sha256: Of the mask as it was written.
         volumes_ml: Region -> volume.
@@ -83,6 +86,7 @@ class CaseStatus:
     status: State
     reason: str = ""
     subset: str = ""
+    available: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     mask_sha256: str = ""
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
@@ -91,6 +95,11 @@ class CaseStatus:
     review: Sequence[str] = ()
     native: str = ""
     at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+
+    @property
+    def grid(self) -> MriSequence:
+        """The sequence on whose grid the mask lies."""
+        return parse_subset(self.native or self.subset)[0]
 
 
 class StatusBook:
@@ -150,7 +159,8 @@ def open_folder(out: Path, shard: Shard, identity: Mapping[str, Any], *, resume:
         resume: Whether to go on where an earlier run stopped.
 
     Raises:
-        SettingError: The folder holds masks of another network or convention, or results and ``resume`` is not set.
+        SettingError: The folder holds masks of another network or convention, results and ``resume`` is not set, or
+            files of others with the names of ours.
     """
     record = {"format": _FORMAT, **identity}
     if (out / COHORT).is_file():
@@ -170,6 +180,9 @@ def open_folder(out: Path, shard: Shard, identity: Mapping[str, Any], *, resume:
     if shard.count == 1:  # other shares may be writing there, from other machines
         remove_leftovers(out)
     if not (out / COHORT).is_file():
+        strange = [name for name in (SUMMARY, OVERLAYS) if (out / name).exists()]
+        if strange and not books:
+            raise SettingError(f"{out} holds {' and '.join(strange)} of somebody else: choose another output folder.")
         write_json(out / COHORT, record)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,14 @@ class SheetCase:
     Attributes:
         case_id: Its name.
         mask: The mask that was written.
-        images: The sequences the network looked at, by name; one of them lies below the mask.
+        images: Sequences on the grid of the mask, by name; one of them lies below it.
+        seen: What the network looked at.
     """
 
     case_id: str
     mask: Path
     images: Mapping[str, Source]
+    seen: str
 
 
 def write_sheets(
@@ -76,7 +79,8 @@ def write_sheets(
 
         headline = f"{len(cases)} cases" + (f", page {number + 1} of {len(pages)}" if len(pages) > 1 else "")
         save_png(draw_sheet(page, convention, headline=headline, progress=step), place)
-    for old in {path, *path.parent.glob(f"{path.stem}-*{path.suffix}")} - set(places):
+    numbered = re.compile(rf"{re.escape(path.stem)}-\d+{re.escape(path.suffix)}")
+    for old in {path, *(other for other in path.parent.iterdir() if numbered.fullmatch(other.name))} - set(places):
         old.unlink(missing_ok=True)
     return places if pages else []
 
@@ -170,7 +174,7 @@ def _read(case: SheetCase, convention: LabelConvention) -> Picture:
     voxel_ml = volume_of_voxel_ml(mask.affine)
     volumes = (f"{region} {np.count_nonzero(region_mask(target, region)) * voxel_ml:.1f}" for region in REGIONS)
     caption = f"{' · '.join(volumes)} mL" if target.any() else "no tumour found"
-    caption = f"{caption}\nsaw {'+'.join(case.images)}"
+    caption = f"{caption}\nsaw {case.seen}"
     return Picture(case.case_id, caption, "", tuple(case.images), {name: image.array}, None, target, mask.affine)
 
 

@@ -1,0 +1,142 @@
+"""What lies in the folders of a data set, by name alone: images, labels, links to nothing, folders closed to us."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mindgap.data.nifti import is_nifti, stem_of
+from mindgap.errors import InputError
+from mindgap.runfiles import holds_masks
+from mindgap.sequences import Sequence, read_filenames
+
+MAX_DEPTH = 3
+
+
+def visible(path: Path) -> Path:
+    """A path from the root on, without ``.`` and ``..``, that follows no link: links may be there for pseudonyms."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """NIfTI files directly in a folder; hidden ones, such as the "._x" of macOS, do not count."""
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file()) if folder.is_dir() else []
+
+
+def lost_links(folder: Path) -> list[Path]:
+    """Links in a folder that are named as NIfTI and point nowhere, such as files of DataLad that were not fetched."""
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and is_lost(path)) if folder.is_dir() else []
+
+
+def sort_files(case_id: str, files: list[Path], *, label: bool) -> tuple[dict[Sequence | None, list[Path]], list[Path]]:
+    """Images by sequence (None: T1 or T1ce, its name leaves open) and labels; files that are neither are left out."""
+    labels = [path for path in files if is_label(path, case_id)]
+    names = read_filenames([stem_of(path) for path in files if path not in labels], case_id)
+    images: dict[Sequence | None, list[Path]] = {}
+    for path in files:
+        if path not in labels and stem_of(path) in names:
+            images.setdefault(names[stem_of(path)].sequence, []).append(path)
+    exact = [path for path in labels if stem_of(path).lower() in {f"{case_id}{mark}seg".lower() for mark in "_-"}]
+    return images, (exact or labels) if label else []
+
+
+def is_label(path: Path, case_id: str) -> bool:
+    """Whether a file is a label by its name: by a word of its own ("_seg", "_Segm"), or the end of its last one.
+
+    "GBMSEG-042_t1" is an image. The name of the case does not count, or every file of "seg_01" would be a label.
+    """
+    words = re.findall(r"[^_\-. ]+", stem_of(path).lower().removeprefix(case_id.lower()))
+    ends = bool(words) and re.fullmatch(r".*seg(?:m\w*)?\d*", words[-1]) is not None
+    return ends or any(re.fullmatch(r"seg(?:s|m\w*|label\w*)?\d*", word) for word in words)
+
+
+def is_lost(path: Path) -> bool:
+    """Whether a path is a link that points nowhere."""
+    return path.is_symlink() and not path.exists()
+
+
+def refuse_lost(case_id: str, links: Iterable[Path]) -> None:
+    """Refuse a case with links that point nowhere: they would count as absent sequences without a word.
+
+    Raises:
+        InputError: There is one.
+    """
+    names = ", ".join(path.name for path in links)
+    if names:
+        raise InputError(
+            case=case_id,
+            expected="a file behind every link",
+            found=f"{names} (a link to nothing)",
+            mend="fetch it, for example with `datalad get`, or remove the link",
+        )
+
+
+def refuse_unclear(case_id: str, images: Iterable[Path]) -> None:
+    """Refuse a case with names that may stand for T1 and for T1ce: a wrong guess would go unnoticed.
+
+    Raises:
+        InputError: There is one.
+    """
+    names = ", ".join(path.name for path in images)
+    if names:
+        raise InputError(
+            case=case_id,
+            expected="a name that tells T1 from T1ce",
+            found=f"{names} (may be either)",
+            mend="let it end in _t1 or _t1ce (in BIDS, contrast is ce-NAME), or list the files in a manifest",
+        )
+
+
+def closed_error(case_id: str) -> InputError:
+    """What is said of a folder that may not be read."""
+    return InputError(
+        case=case_id,
+        expected="a folder that may be read",
+        found="permission denied",
+        mend="ask for the right to read it, or leave it out",
+    )
+
+
+def reason_of(error: InputError) -> str:
+    """Why a case is rejected, in a clause."""
+    return f"{error.found} where {error.expected} is due; {error.mend}"
+
+
+def subfolders(folder: Path, closed: set[Path], pattern: str = "*") -> list[Path]:
+    """Folders in a folder that are not hidden, in order; what may not be read is added to ``closed``."""
+    try:
+        entries = sorted(path for path in folder.iterdir() if fnmatchcase(path.name, pattern))
+    except PermissionError:
+        closed.add(folder)
+        return []
+    if not os.access(folder, os.X_OK):  # may be listed, but not entered
+        closed.add(folder)
+        return []
+    found = []
+    for entry in entries:
+        try:
+            if entry.is_dir() and not entry.name.startswith("."):
+                found.append(entry)
+        except PermissionError:  # where a link leads; that of an image is refused with its case
+            if not is_nifti(entry):
+                closed.add(entry)
+    return found
+
+
+def walk(root: Path, closed: set[Path], depth: int = 0) -> Iterator[Path]:
+    """A folder and those below it, but not the masks that `mindgap segment` has left there; ``closed`` as above."""
+    below = subfolders(root, closed)
+    if root in closed:
+        return
+    yield root
+    for folder in below if depth < MAX_DEPTH else ():
+        try:
+            own = holds_masks(folder)
+        except PermissionError:
+            closed.add(folder)
+            continue
+        if not own:
+            yield from walk(folder, closed, depth + 1)
