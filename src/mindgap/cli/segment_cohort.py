@@ -83,7 +83,7 @@ def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
 
 def _is_cohort(place: Path) -> bool:
     from mindgap.data.bids import is_bids, read_bids
-    from mindgap.data.cohort import channel_folder
+    from mindgap.data.channels import channel_folder
     from mindgap.data.folders import visible
 
     if place.suffix.lower() == ".csv":

@@ -6,13 +6,13 @@ raw, and a CSV manifest. What label numbers mean is taken from a layout only whe
 
 from __future__ import annotations
 
-import re
 from collections import abc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindgap.data.bids import case_from_bids, is_bids, read_bids
 from mindgap.data.case import CaseFiles, Source
+from mindgap.data.channels import channel_folder, read_channels
 from mindgap.data.folders import (
     MAX_DEPTH,
     closed_error,
@@ -30,11 +30,9 @@ from mindgap.data.folders import (
 from mindgap.data.manifest import read_manifest
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
 from mindgap.errors import InputError, SettingError
-from mindgap.files import read_json
 from mindgap.regions import LabelConvention, find_convention
 from mindgap.sequences import Sequence, read_filenames, sequence_from_alias, split_filename
 
-MSD_CHANNELS = (Sequence.FLAIR, Sequence.T1, Sequence.T1CE, Sequence.T2)
 _WORDS_OF_LAYOUT = {"brats2017": {"t1", "t1ce", "t2", "flair"}, "brats2023": {"t1n", "t1c", "t2w", "t2f"}}
 _LOOKED_FOR = (
     "*_{t1,t1ce,t2,flair}.nii.gz or *-{t1n,t1c,t2w,t2f}.nii.gz in one folder per case (up to "
@@ -202,18 +200,6 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
     )
 
 
-def channel_folder(root: Path) -> Path | None:
-    """Where images lie whose channels are numbered (nnU-Net, MSD): imagesTs, or the folder itself."""
-    if (root / "imagesTs").is_dir():
-        return root / "imagesTs"
-    try:
-        files = [*nifti_files(root), *lost_links(root)]
-    except PermissionError:
-        files = []
-    numbered = bool(files) and all(re.fullmatch(r".+_\d{4}", stem_of(path)) for path in files)
-    return root if numbered or root.name in ("imagesTs", "imagesTr") else None
-
-
 def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = None) -> CaseFiles:
     """A case from files named one by one.
 
@@ -302,86 +288,9 @@ def _layout_of(root: Path, cases: list[CaseFiles]) -> tuple[str, LabelConvention
     return "brats2017" if convention == "brats2017" else "brats2023", find_convention(convention)
 
 
-def _from_channels(root: Path, folder: Path, *, label: bool) -> Cohort:
-    lost = [*lost_links(folder), *(lost_links(root / "labelsTr") if label else ())]
-    images = sorted((*nifti_files(folder), *lost_links(folder)))
-    references = {stem_of(path): path for path in nifti_files(root / "labelsTr")}
-    names = _channel_names(folder.parent) or _channel_names(folder)
-    split = [re.fullmatch(r"(.+)_(\d{4})", stem_of(path)) for path in images]
-    if not any(split):
-        channels = names or MSD_CHANNELS
-        cases = {
-            stem_of(path): CaseFiles(
-                stem_of(path),
-                {sequence: Source(path, channel) for channel, sequence in enumerate(channels)},
-                _source(references.get(stem_of(path))),
-            )
-            for path in images
-        }
-        rejected = _reject_lost(cases, lost)
-        return Cohort(root, "msd", _sorted(cases), rejected, find_convention("msd"))
-    if names is None or not all(split):
-        raise InputError(
-            case=str(root),
-            expected="CASE_0000.nii.gz, ... throughout, and channel_names in dataset.json",
-            found="neither or only one of these; the order of the channels differs between data sets",
-            mend="add dataset.json, or list the files in a manifest: case,t1,t2,t1ce,flair,label",
-        )
-    found: dict[str, dict[Sequence, Source]] = {}
-    rejected = {}
-    for match, path in zip(split, images, strict=True):
-        if match is None:
-            continue
-        if int(match[2]) < len(names):
-            found.setdefault(match[1], {})[names[int(match[2])]] = Source(path)
-        else:
-            rejected[match[1]] = f"{path.name} is a channel that dataset.json does not name"
-    cases = {
-        case: CaseFiles(case, sources, _source(references.get(case)))
-        for case, sources in found.items()
-        if case not in rejected
-    }
-    rejected |= _reject_lost(cases, lost)
-    return Cohort(root, "nnunet", _sorted(cases), rejected, None)
-
-
-def _reject_lost(cases: dict[str, CaseFiles], links: list[Path]) -> dict[str, str]:
-    """Take the cases out that have links to nothing, CASE.nii.gz or CASE_0000.nii.gz; gives the reasons."""
-    rejected = {}
-    for path in links:
-        stem = stem_of(path)
-        case_id = stem if stem in cases else stem.rpartition("_")[0]
-        try:
-            refuse_lost(case_id, [path])
-        except InputError as error:
-            if cases.pop(case_id, None) is not None:
-                rejected[case_id] = reason_of(error)
-    return rejected
-
-
-def _channel_names(root: Path) -> tuple[Sequence, ...] | None:
-    """The order of the channels by dataset.json ("modality" in MSD, "channel_names" in nnU-Net)."""
-    if not (root / "dataset.json").is_file():
-        return None
-    settings = read_json(root / "dataset.json")
-    names = settings.get("channel_names", settings.get("modality")) if isinstance(settings, dict) else None
-    if not isinstance(names, dict):
-        return None
-    ordered = [str(names.get(str(index), "")) for index in range(len(names))]
-    sequences = [sequence_from_alias(name) for name in ordered]
-    known = [sequence for sequence in sequences if sequence is not None]
-    if len(known) != len(names) or len(set(known)) != len(known):
-        raise InputError(
-            case=str(root / "dataset.json"),
-            expected="channels named T1, T1ce, T2, FLAIR (any alias, once each)",
-            found=", ".join(ordered),
-            mend="correct dataset.json, or list the files in a manifest",
-        )
-    return tuple(known)
-
-
-def _source(path: Path | None) -> Source | None:
-    return None if path is None else Source(path)
+def _from_channels(root: Path, images: Path, *, label: bool) -> Cohort:
+    layout, cases, rejected = read_channels(root, images, label=label)
+    return Cohort(root, layout, _sorted(cases), rejected, find_convention("msd") if layout == "msd" else None)
 
 
 def _sorted(cases: abc.Mapping[str, CaseFiles]) -> tuple[CaseFiles, ...]:

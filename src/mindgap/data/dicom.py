@@ -203,7 +203,14 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in folder.rglob("*") if _is_file(path) and not path.name.startswith("."))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a link into a place that is closed to us
+        return False
 
 
 def _is_dicom(path: Path) -> bool:
