@@ -40,6 +40,8 @@ class Experiment:
         start: Run or model folder, or the name of a network that comes with the package, whose weights this one starts
             from: to go on with other settings, or to adapt a network to other cases.
         start_member: Which network of it, where it is an ensemble, counted from 1.
+        start_share: Share of the weights it started from in those that are kept, 0 to below 1: a half keeps much of
+            what the start could do beside what was learnt since.
         width: Channels of the backbone at full resolution.
         latent_channels: Channels of each sequence's latent.
         schedule: How long and how large.
@@ -61,6 +63,7 @@ class Experiment:
     subset: str = "all"
     start: Path | None = None
     start_member: int = 1
+    start_share: float = 0.0
     width: int = 16
     latent_channels: int = 4
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=2, crop=64, foreground=0.33))
@@ -167,6 +170,10 @@ def build_method(experiment: Experiment, store: Store) -> AbstractMethod:
         )
     )
     folder = start_folder(experiment)
+    if not 0 <= experiment.start_share < 1 or (experiment.start_share and folder is None):
+        raise SettingError(
+            f"start_share is {experiment.start_share}: it is a share, 0 to below 1, of the weights that --start names."
+        )
     if folder is not None:
         _start_from(load_network(folder), experiment.start_member, method, store)
     return method

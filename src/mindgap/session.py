@@ -17,7 +17,7 @@ import accelerate
 import numpy as np
 import torch
 from accelerate.utils import broadcast, gather_object
-from torch import nn
+from torch import Tensor, nn
 
 from mindgap.data.prepared import decode, encode
 from mindgap.data.resident import ResidentCases
@@ -36,6 +36,7 @@ from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
 from mindgap.training.loop import Training
+from mindgap.training.optimisation import blend_states
 from mindgap.training.processes import agree_to_stop, leave, make_accelerator, stop_request
 from mindgap.training.validation import mean_scores, validate
 
@@ -195,6 +196,10 @@ class Session:
                 "another --subset or prepare other data."
             )
         self.cases, self.validation = (self._load(chosen[part]) for part in ("train", "validation"))
+        self.start: dict[str, Tensor] = {}  # what the weights were, where some of them stay in what is kept
+        if experiment.start_share:
+            weights = method.networks["segmenter"].state_dict()
+            self.start = {name: value.detach().clone() for name, value in weights.items()}
         self.training = Training(
             method,
             self.cases,
@@ -280,7 +285,7 @@ class Session:
         """
         training, accelerator = self.training, self.accelerator
         candidate = build_network(self.method.architecture, self.method.arguments)
-        candidate.load_state_dict(training.predicting_state())
+        candidate.load_state_dict(self._kept_state())
         candidate.to(accelerator.device).eval()
         if accelerator.num_processes > 1:  # averages of normalisations differ between processes; the first one's count
             broadcast(dict(candidate.state_dict()))
@@ -309,6 +314,11 @@ class Session:
         folder.log_validation({"step": training.finished, **scores, **diagnosis.numbers, **gap})
         if better:
             self._write_model(candidate)
+
+    def _kept_state(self) -> dict[str, Tensor]:
+        """What would be kept now: what predicts, blended with what it started from where that is asked for."""
+        state = self.training.predicting_state()
+        return blend_states(state, self.start, self.experiment.start_share) if self.start else state
 
     def save(self) -> None:
         """Write a checkpoint; of several processes, whose states are the same, one does."""

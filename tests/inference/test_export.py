@@ -103,8 +103,12 @@ def test_int8_is_chosen_where_it_passed_and_there_is_no_bf16(model, study, tmp_p
     chosen = Predictor.load(folder, device="cpu", engine="auto", precision="int8")
     assert chosen.choice.precision == "int8"
     assert chosen.segment(study.cases[0].load()).target.shape == study.cases[0].load().reference.array.shape
-    expected = "bf16" if detect_processor("cpu").native_bf16 else "int8"
-    assert Predictor.load(folder, device="cpu", engine="auto").choice.precision == expected
+    native = detect_processor("cpu").native_bf16
+    assert Predictor.load(folder, device="cpu", engine="auto").choice.precision == ("bf16" if native else "int8")
+    quantised_file(folder).write_text("<net of another OpenVINO>")
+    assert Predictor.load(folder, device="cpu", engine="auto").choice.precision == ("bf16" if native else "fp32")
+    with pytest.raises(MindgapError, match="cannot be loaded"):
+        Predictor.load(folder, device="cpu", engine="auto", precision="int8")
 
 
 def test_an_export_needs_cases_it_can_measure_on(study):

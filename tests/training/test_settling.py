@@ -20,6 +20,7 @@ from mindgap.networks import build_network
 from mindgap.networks.norms import running_averages, settle_norms
 from mindgap.networks.weights import load_network, save_network
 from mindgap.sequences import SEQUENCES
+from mindgap.session import open_session
 from mindgap.training.loop import Schedule, Training
 from mindgap.training.optimisation import Optimisation
 from mindgap.training.processes import make_accelerator
@@ -136,6 +137,28 @@ def test_a_network_starts_where_another_ended(trained, store_folder, store):
     method = build_method(settings_of(store_folder, start=trained), store)
     known = load_network(trained).network.state_dict()
     assert all(torch.equal(value, known[name]) for name, value in method.networks["segmenter"].state_dict().items())
+
+
+def test_what_is_kept_may_lie_half_way_back_to_the_start_also_after_a_kill(trained, store_folder, tmp_path):
+    before = load_network(trained).network.state_dict()
+    kept = {}
+    for share in (0.0, 0.5):
+        settings = settings_of(store_folder, start=trained, start_share=share)
+        train(settings, tmp_path / str(share))
+        kept[share] = load_network(tmp_path / str(share)).network.state_dict()
+    moved = [name for name, value in before.items() if not torch.equal(value, kept[0.0][name])]
+    assert moved
+    for name in moved:
+        if before[name].is_floating_point():
+            torch.testing.assert_close(kept[0.5][name], (before[name] + kept[0.0][name]) / 2)
+    session = open_session(settings, tmp_path / "0.5", resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in session.start.items()), "not what the checkpoint has"
+
+
+@pytest.mark.parametrize("changes", [{"start_share": 1.0}, {"start_share": -0.1}, {"start": None, "start_share": 0.5}])
+def test_a_share_of_no_start_is_refused(changes, trained, store_folder, store):
+    with pytest.raises(SettingError, match="it is a share, 0 to below 1, of the weights that --start names"):
+        build_method(settings_of(store_folder, **({"start": trained} | changes)), store)
 
 
 def test_another_start_is_another_course(trained, store_folder):

@@ -6,14 +6,13 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mindgap.batch import Bool, Float, Output
-from mindgap.errors import SettingError
+from mindgap.errors import MindgapError, SettingError
 from mindgap.inference.exported import Exported, read_exported
 from mindgap.networks.blocks import channels_last
 from mindgap.networks.vnet import STRIDE
@@ -107,8 +106,11 @@ def load_engine(
 ) -> tuple[Engine, Choice, Exported | None]:
     """The engine of a trained network, why it is this one, and what was measured when the network was exported.
 
+    An int8 network that cannot be loaded gives way to fp32 where nobody asked for it.
+
     Raises:
         SettingError: As :func:`choose_engine`.
+        MindgapError: int8 was asked for and cannot be loaded.
     """
     exported = read_exported(model.folder, model.sha256)
     int8 = exported is not None and exported.int8 is not None and exported.int8.passed
@@ -118,8 +120,16 @@ def load_engine(
         return TorchEngine(model.network, processor.device, choice.precision), choice, exported
     from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file, representation_of
 
-    graph: Path = quantised_file(model.folder) if choice.precision == "int8" else representation_of(model)
-    return OpenVinoEngine(graph, choice.precision, threads=processor.threads), choice, exported
+    if choice.precision == "int8":
+        try:
+            quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=processor.threads)
+        except MindgapError:  # lost, or of another OpenVINO than reads it
+            if precision == "int8":
+                raise
+            choice = Choice("openvino", "fp32", "the int8 network of this model cannot be loaded")
+        else:
+            return quick, choice, exported
+    return OpenVinoEngine(representation_of(model), choice.precision, threads=processor.threads), choice, exported
 
 
 class TorchEngine:

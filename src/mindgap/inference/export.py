@@ -38,7 +38,7 @@ from mindgap.sequences import SEQUENCES, Subset
 Progress = Callable[[int, int, str], None]
 SAMPLES_PER_CASE = 4
 CALIBRATION_CASES = 12
-_TILES, _WHOLE, _INT8 = "tiles", "whole", "int8"
+_TILES, _WHOLE, _INT8, _FP32 = "tiles", "whole", "int8", "fp32"
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,31 @@ class GateCases:
     convention: LabelConvention
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A way to compute, and the name of the one it would replace."""
+
+    engine: Engine
+    coverage: Coverage
+    against: str
+
+
 @dataclass
 class _Tally:
-    """Dice against the labels, of every way, and between each way and the first."""
+    """Dice against the labels, of every way, and between each way and the one it would replace."""
 
     dice: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     mutual: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def add(self, masks: Mapping[str, NDArray[np.uint8]], reference: NDArray[np.uint8]) -> None:
-        """Note the masks of one case on one subset; the first way is the one others are measured against."""
-        first = next(iter(masks.values()))
-        for way, mask in masks.items():
+    def add(
+        self, masks: Mapping[str, NDArray[np.uint8]], ways: Mapping[str, _Way], reference: NDArray[np.uint8]
+    ) -> None:
+        """Note the masks of one case on one subset."""
+        for name, mask in masks.items():
             for region in Region:
-                found = region_mask(mask, region)
-                self._put(self.dice, way, region, dice(found, region_mask(reference, region)))
-                self._put(self.mutual, way, region, dice(found, region_mask(first, region)))
+                found, other = region_mask(mask, region), region_mask(masks[ways[name].against], region)
+                self._put(self.dice, name, region, dice(found, region_mask(reference, region)))
+                self._put(self.mutual, name, region, dice(found, other))
 
     def mean(self, way: str, *, mutual: bool = False) -> dict[str, float]:
         """Region -> mean over cases and subsets."""
@@ -94,8 +104,9 @@ def export(
 ) -> Exported:
     """Measure whole-brain passes, make and measure an int8 network, and write what was found beside the weights.
 
-    Network for any subset: measured on all sequences and on each alone. int8 is computed as fast on every processor
-    that has no native bf16; where it loses too much its files are removed and the record says so.
+    Network for any subset: measured on all sequences and on each alone. int8 is measured against fp32 as the card asks,
+    in tiles or in one pass, and computed as fast on every processor that has no native bf16; where it loses too much
+    its files are removed and the record says so.
 
     Args:
         folder: Of the model.
@@ -111,7 +122,7 @@ def export(
     """
     if not cases.validation:
         raise MindgapError("an export is measured on validation cases with labels, and there is none.")
-    if int8 and any(importlib.util.find_spec(name) is None for name in ("openvino", "nncf")):
+    if int8 and not can_quantise():
         raise MindgapError(f"int8 needs openvino and nncf: {HOW_TO_INSTALL.replace('cpu', 'int8')}, or use --no-int8.")
     model = load_network(folder)
     if int8:
@@ -119,11 +130,7 @@ def export(
         make_int8(folder, cases.training, seed=seed)
     tally = _Tally()
     _measure(model, cases, tally, device=device, int8=int8, progress=progress)
-    count = len(cases.validation)
-    exported = Exported(
-        whole=_gate(tally, _WHOLE, _TILES, count),
-        int8=_gate(tally, _INT8, "fp32", count) if int8 else None,
-    )
+    exported = _judge_both(tally, len(cases.validation), int8=int8)
     if exported.int8 is not None and not exported.int8.passed:
         from mindgap.inference.openvino_engine import quantised_file
 
@@ -135,28 +142,42 @@ def export(
     return exported
 
 
+def can_quantise() -> bool:
+    """Whether the packages that make an int8 network are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("openvino", "nncf"))
+
+
 def cross_gate(
-    folds: Mapping[Path, Sequence[CaseFiles]],
-    convention: LabelConvention,
+    folds: Mapping[Path, GateCases],
     *,
     device: str = "auto",
+    int8: bool = False,
     decision: Decision | None = None,
     progress: Progress = lambda done, total, case: None,
-) -> Gate:
-    """Whether whole-brain passes are as good as tiles for the networks of a cross-validation, each on its own cases.
+) -> Exported:
+    """The gates of an export for the networks of a cross-validation, each on the cases it has not seen.
 
     Args:
-        folds: Folder of a network -> the cases it has not seen.
-        convention: Of their labels.
+        folds: Folder of a network -> its cases; those it has not seen are its validation cases.
         device: auto, cpu or cuda.
+        int8: Whether to make an int8 network of each, beside its weights, and measure that.
         decision: How probabilities become a mask; as the cards say when None.
         progress: Called after each subset of each case of a fold.
     """
     tally = _Tally()
     for folder, cases in folds.items():
-        given = GateCases((), cases, convention)
-        _measure(load_network(folder), given, tally, device=device, int8=False, decision=decision, progress=progress)
-    return _gate(tally, _WHOLE, _TILES, sum(map(len, folds.values())))
+        if int8:
+            make_int8(folder, cases.training)
+        model = load_network(folder)
+        _measure(model, cases, tally, device=device, int8=int8, decision=decision, progress=progress)
+    return _judge_both(tally, sum(len(cases.validation) for cases in folds.values()), int8=int8)
+
+
+def _judge_both(tally: _Tally, cases: int, *, int8: bool) -> Exported:
+    return Exported(
+        whole=_gate(tally, _WHOLE, _TILES, cases),
+        int8=_gate(tally, _INT8, _FP32, cases) if int8 else None,
+    )
 
 
 def _gate(tally: _Tally, way: str, reference: str, cases: int) -> Gate:
@@ -189,9 +210,11 @@ def _quantise(folder: Path, cases: Sequence[CaseFiles], seed: int) -> None:
 
     predictor = Predictor(load_network(folder), device="cpu", precision="fp32")
     samples = list(_samples(predictor, cases, seed))
-    target = quantised_file(folder).parent
+    target, card = quantised_file(folder).parent, predictor.card
+    architecture = str(card.arguments.get("architecture", card.architecture))  # an ensemble says that of its members
     with tempfile.TemporaryDirectory() as aside:
-        made = save_graph(quantise(translate(load_network(folder)), samples), Path(aside) / "int8").parent
+        graph = quantise(translate(load_network(folder)), samples, architecture=architecture)
+        made = save_graph(graph, Path(aside) / "int8").parent
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(made, target)
 
@@ -233,16 +256,17 @@ def _measure(
     progress: Progress,
     decision: Decision | None = None,
 ) -> None:
-    """Every way on every validation case; the whole brain beside tiles, int8 beside fp32, both with one engine."""
+    """Every way on every validation case: the whole brain beside tiles, int8 beside fp32 as the card asks for."""
     with_openvino = device != "cuda" and importlib.util.find_spec("openvino") is not None
     engine = "openvino" if with_openvino else "auto"
     plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine, decision=decision)
-    ways: dict[str, tuple[Engine, Coverage]] = {_TILES: (plain.engine, "tiles"), _WHOLE: (plain.engine, "whole")}
+    ways = {_TILES: _Way(plain.engine, "tiles", _TILES), _WHOLE: _Way(plain.engine, "whole", _TILES)}
+    asked = plain.card.coverage
     if int8:
         from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file
 
         quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=plain.processor.threads)
-        ways[_INT8] = (quick, "tiles")
+        ways[_INT8] = _Way(quick, asked, asked)
     subsets = _tried(plain)
     done = 0
     for files in cases.validation:
@@ -253,9 +277,9 @@ def _measure(
                 masks = _masks(plain, ways, opened.prepared(subset))
                 reference = opened.case(subset).target
                 assert reference is not None
-                tally.add(masks, reference)
+                tally.add(masks, ways, reference)
             progress(done, len(cases.validation) * len(subsets), files.case_id)
-    tally.dice["fp32"] = tally.dice[_TILES]
+    tally.dice[_FP32] = tally.dice[asked]
 
 
 def _tried(predictor: Predictor) -> tuple[Subset, ...]:
@@ -265,11 +289,9 @@ def _tried(predictor: Predictor) -> tuple[Subset, ...]:
     return (own, *((sequence,) for sequence in SEQUENCES if sequence in own))
 
 
-def _masks(
-    predictor: Predictor, ways: Mapping[str, tuple[Engine, Coverage]], prepared: PreparedCase
-) -> dict[str, NDArray[np.uint8]]:
+def _masks(predictor: Predictor, ways: Mapping[str, _Way], prepared: PreparedCase) -> dict[str, NDArray[np.uint8]]:
     masks = {}
-    for way, (engine, coverage) in ways.items():
-        maps = predictor.probabilities(prepared, engine=engine, coverage=coverage)
-        masks[way] = predictor.classes(put_back(torch.as_tensor(maps), prepared.placement))
+    for name, way in ways.items():
+        maps = predictor.probabilities(prepared, engine=way.engine, coverage=way.coverage)
+        masks[name] = predictor.classes(put_back(torch.as_tensor(maps), prepared.placement))
     return masks

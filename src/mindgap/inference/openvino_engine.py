@@ -31,6 +31,12 @@ FORMAT = 1
 _GRAPH = "network.xml"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is left to floating point; int8 layers are marked in the graph."""
+_MODULE = r"__module\.network(\.members\.\d+)?"
+_IN_FLOAT = {
+    "": (r".*encoders.*", r".*encode1.*", r".*head.*"),
+    "fused_unet": (rf"{_MODULE}/.*", rf"{_MODULE}\.norm/.*", r".*head.*", r"aten::.*"),
+}
+"""What stays in floating point when a network is quantised, by its architecture, as expressions for names of layers."""
 
 
 class OpenVinoEngine:
@@ -125,17 +131,18 @@ def translate(model: TrainedNetwork) -> Any:
     return graph
 
 
-def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]]) -> Any:
+def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]], *, architecture: str) -> Any:
     """Quantise a graph to int8 after training, with the ranges its maps take on samples.
 
     Args:
         graph: From :func:`translate`.
         samples: image (1, J, i, j, k) and presence (1, J) of training cases.
+        architecture: Of the network, or of the members of an ensemble.
 
     Reference:
         NNCF post-training quantisation, https://github.com/openvinotoolkit/nncf. We differ: what turns images into
-        latents, the first layer of the backbone, which takes means and variances of unlike range, and the head stay in
-        floating point; they are a small part of the work.
+        latents, the first layer of a VNet behind them, which takes means and variances of unlike range, and the head
+        stay in floating point; they are a small part of the work.
     """
     import_quietly()
     import nncf
@@ -152,7 +159,7 @@ def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]]) -> Any:
         subset_size=len(items),
         preset=nncf.QuantizationPreset.MIXED,
         fast_bias_correction=False,
-        ignored_scope=nncf.IgnoredScope(patterns=[r".*encoders.*", r".*encode1.*", r".*head.*"], validate=False),
+        ignored_scope=nncf.IgnoredScope(patterns=list(_IN_FLOAT.get(architecture, _IN_FLOAT[""])), validate=False),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +83,24 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
     """Set every group to a share of its own highest learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak_lr"] * share
+
+
+def blend_states(state: Mapping[str, Tensor], start: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    r"""Weights between those a training started from and those it ended with: $(1 - s)\,\theta + s\,\theta_0$.
+
+    Args:
+        state: Of a network, $\theta$.
+        start: Of the same network before, $\theta_0$; what is not floating point is left out.
+        share: s.
+
+    Reference:
+        Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, https://arxiv.org/abs/2109.01903.
+        We differ: running averages of normalisations are blended like weights, not measured anew.
+    """
+    return {
+        name: torch.lerp(value, start[name].to(value.device), share) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 class AveragedWeights:
