@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,17 @@ from mindgap.experiment import PRESETS
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.decision import highest_expected_dice
 from mindgap.inference.exported import read_exported
+from mindgap.inference.openvino_engine import quantised_file
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe
 from mindgap.networks.weights import WEIGHTS, load_network
 from mindgap.sequences import SUBSETS, format_subset, parse_subset
-from mindgap.study.box import LOWER, build_box, lower_odds, prepare_folds, score_folds
+from mindgap.study.box import LOWER, build_box, lower_odds, measure_gate, prepare_folds, score_folds
 from mindgap.study.card import write_card
 from mindgap.study.scale import Place, commands_of
 from mindgap.study.trial_tables import compare, odds_markdown, subsets_markdown, targets_markdown, trials_markdown
-from mindgap.study.trials import BOX, FIRST, TRIALS, Trial, choose_trials, runs_of, scale_of
+from mindgap.study.trials import BOX, FIRST, SECOND, TRIALS, Trial, choose_trials, runs_of, scale_of
 from mindgap.training.loop import Schedule
 
 TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
@@ -48,7 +50,7 @@ def made(place, tmp_path_factory):
         )
         train(settings, study.run(run.name))
     score_folds(study, TINY, progress=silent)
-    return study, build_box(study, TINY, split=split, progress=silent)
+    return study, build_box(study, TINY, split=split, progress=silent, int8=False)
 
 
 def test_folds_judge_every_teaching_case_once_and_no_test_case(made, place):
@@ -107,13 +109,29 @@ def test_what_is_said_of_it_comes_from_cases_its_members_had_not_seen(made):
     sha256 = load_network(box).sha256
     known = read_confidence(box, sha256)
     assert known.part == "cross-validation"
-    gate = read_exported(box, sha256).whole
+    exported = read_exported(box, sha256)
+    assert exported.int8 is None
+    gate = exported.whole
     assert gate.cases == 3
     assert set(gate.dice) == {"whole", "tiles"}
     assert known.coverage == "whole"
     assert Predictor.load(box, device="cpu", precision="fp32", coverage="auto").planned_coverage == "whole"
     assert len({row.case for row in known.observed}) == 3
     assert len(known.observed) == 3 * len(SUBSETS) * 3
+
+
+def test_int8_is_measured_on_members_and_made_of_the_whole_box(made, tmp_path):
+    study, _ = made
+    one = dataclasses.replace(TINY, folds=(1,))
+    copy = dataclasses.replace(study, out=tmp_path / "copy")
+    shutil.copytree(study.out, copy.out)
+    measure_gate(copy, one, int8=True, progress=silent)
+    box = copy.out / BOX
+    exported = read_exported(box, load_network(box).sha256)
+    assert exported.int8.cases == len(open_store(study.store_of(one.runs[0])).part("test"))
+    assert exported.int8.dice["fp32"] == exported.whole.dice["whole"], "in one pass, as its card asks"
+    assert quantised_file(copy.out / "members" / one.runs[0].name).is_file()
+    assert quantised_file(box).is_file() == exported.int8.passed
 
 
 def test_its_test_cases_can_be_scored_like_those_of_a_run(made, place):
@@ -149,6 +167,7 @@ def test_its_card_names_it(made):
     assert load_network(box).sha256 in text
     assert "2 networks of" in text
     assert "3 cases of" in text
+    assert read_exported(box, load_network(box).sha256).whole.reason in text
 
 
 def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatch):
@@ -190,8 +209,19 @@ def test_a_trial_that_goes_on_from_another_needs_its_networks_first(tmp_path):
     assert score[-2:] == ("--coverage", "tiles")
 
 
+def test_the_box_needs_every_training_before_it_and_meets_other_draws_in_each():
+    runs = [run for run in runs_of([TRIALS[BOX]]) if run.fold == 2]
+    assert [(run.name, run.after) for run in runs] == [
+        ("first-fold2", None),
+        ("second-fold2", "first-fold2"),
+        ("box-fold2", "second-fold2"),
+    ]
+    seeds = [run.seed for trial in (FIRST, SECOND, BOX) for run in TRIALS[trial].runs]
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
-    assert [trial.name for trial in choose_trials(())] == [BOX, FIRST, "dynunet"]
+    assert [trial.name for trial in choose_trials(())] == [BOX, SECOND, FIRST, "dynunet"]
     with pytest.raises(SettingError, match="there is no trial 'nothing'"):
         choose_trials(["nothing"])
     assert len({run.name for trial in TRIALS.values() for run in trial.runs}) == sum(

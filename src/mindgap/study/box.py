@@ -33,8 +33,8 @@ from mindgap.files import read_json, write_json
 from mindgap.inference.calibration import cross_calibrate
 from mindgap.inference.confidence import write_confidence
 from mindgap.inference.decision import highest_expected_dice
-from mindgap.inference.export import cross_gate
-from mindgap.inference.exported import Exported, write_exported
+from mindgap.inference.export import GateCases, can_quantise, cross_gate, make_int8
+from mindgap.inference.exported import write_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import predict_tiled, predict_whole
 from mindgap.networks import build_network
@@ -56,9 +56,11 @@ from mindgap.study.trials import BOX, FOLDS, SPACING_MM, Trial
 LOWER = 1.0
 """By how much the log-odds of tumour against none are lowered in what is shipped.
 
-Six in ten crops of the training are centred on a tumour, so that the networks draw too much of it; chosen by
-cross-validation (docs/results/box/tables/odds.md).
+Many crops of the training are centred on a tumour, so that the networks draw too much of it; chosen by cross-validation
+of the trainings before and kept (docs/results/box/tables/odds.md).
 """
+_PER_FOLD = 3
+"""Cases of each fold that give what is shipped the ranges of int8."""
 
 
 def prepare_folds(
@@ -176,7 +178,7 @@ def _lower_bias(network: FusedUNet, by: float) -> None:
         network.head.bias[0] += by
 
 
-def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> Path:
+def build_box(place: Place, trial: Trial, *, split: str, progress: Progress, int8: bool | None = None) -> Path:
     """Put the networks of the folds together, in float16, and say of them what the cross-validation found.
 
     Args:
@@ -184,12 +186,13 @@ def build_box(place: Place, trial: Trial, *, split: str, progress: Progress) -> 
         trial: Whose networks.
         split: Whose folds they are; its test cases, which no network has seen, judge what is made.
         progress: Called after each subset of each case of the calibration.
+        int8: Whether to make an int8 network, too; None where the packages for it are installed.
 
     Returns:
         The model folder, OUT/box.
     """
     out = assemble_box(place, trial, split=split)
-    measure_gate(place, trial, progress=progress)
+    measure_gate(place, trial, int8=can_quantise() if int8 is None else int8, progress=progress)
     measure_confidence(place, trial, progress=progress)
     return out
 
@@ -212,14 +215,29 @@ def assemble_box(place: Place, trial: Trial, *, split: str) -> Path:
     return out
 
 
-def measure_gate(place: Place, trial: Trial, *, progress: Progress) -> None:
-    """How one pass over the brain compares with tiles, by cross-validation; noted in ``exported.json``."""
+def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) -> None:
+    """Whether one pass over the brain and int8 lose nothing, by cross-validation; noted in ``exported.json``.
+
+    Args:
+        place: Of the study.
+        trial: Whose networks.
+        int8: Whether to quantise each member with cases that taught it, and where that loses nothing the box, too.
+        progress: Called after each subset of each case.
+    """
     cohort, convention = discover_labelled(place.data, None)
     there = {files.case_id: files for files in cohort.cases}
-    folds = {_member_of(place, run): [there[case] for case in _judged(place, run)] for run in trial.runs}
-    gate = cross_gate(folds, convention, device=place.device, decision="expected_dice", progress=progress)
+
+    def cases_of(run: Run) -> GateCases:
+        store = open_store(place.store_of(run))
+        taught, judged = ([there[case] for case in store.part(part)] for part in ("train", "test"))
+        return GateCases(taught, judged, convention)
+
+    folds = {_member_of(place, run): cases_of(run) for run in trial.runs}
+    exported = cross_gate(folds, device=place.device, int8=int8, decision="expected_dice", progress=progress)
     out = place.out / BOX
-    write_exported(out, load_network(out).sha256, Exported(whole=gate))
+    if exported.int8 is not None and exported.int8.passed:
+        make_int8(out, [files for cases in folds.values() for files in cases.validation[:_PER_FOLD]])
+    write_exported(out, load_network(out).sha256, exported)
 
 
 def measure_confidence(place: Place, trial: Trial, *, progress: Progress) -> None:

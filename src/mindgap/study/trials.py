@@ -12,8 +12,8 @@ from mindgap.study.scale import Scale
 
 FOLDS = 4
 STEPS, MORE_STEPS, TRIED_STEPS = 5000, 3000, 800
-BOX, FIRST, OUTSIDE = "box", "first", "dynunet"
-"""What is shipped, its first training from random weights, and a network of others with the settings of that."""
+BOX, SECOND, FIRST, OUTSIDE = "box", "second", "first", "dynunet"
+"""What is shipped, the trainings it goes on from, and a network of others with the settings of the first."""
 SPACING_MM = 2.0
 BASE, LONGER = "base", "longer"
 """The trials that other short ones are compared with: from random weights, and going on from the first training."""
@@ -66,10 +66,10 @@ class Trial:
     def seed(self, fold: int) -> int:
         """Of the run of a fold; short trials share one, so that they differ in nothing else.
 
-        A network that goes on from another one meets other draws than that one met.
+        A network that goes on from another one meets other draws than those before it met.
         """
         if self.start:
-            return FOLDS + fold
+            return FOLDS * len(before(self)) + fold
         return fold if self.steps == STEPS else 0
 
 
@@ -82,12 +82,23 @@ _WIDER = (
 _MORE = "--learning-rate 1e-3 --average 0.99"
 _FASTER = "--learning-rate 2e-3 --average 0.99"
 _APART = f"{_FASTER} --no-shared-norm"
-_BOX = f"{_APART} --own-share 0.75"
+_SECOND = f"{_APART} --own-share 0.75"
+_BOX = f"{_SECOND} --foreground 0.4 --single-share 0.2 --start-share 0.5"
 _TRIALS = (
     Trial(
         BOX,
-        "what is shipped, before its odds are lowered: 3,000 steps more, every sequence normalised by itself",
+        "what is shipped, before its odds are lowered: half way from second to 3,000 steps more, with fewer crops at "
+        "tumours and more single sequences",
         flags=_BOX,
+        steps=MORE_STEPS,
+        folds=_ALL,
+        start=SECOND,
+        against=SECOND,
+    ),
+    Trial(
+        SECOND,
+        "3,000 steps more than first, every sequence normalised by itself",
+        flags=_SECOND,
         steps=MORE_STEPS,
         folds=_ALL,
         start=FIRST,
@@ -133,8 +144,16 @@ _TRIALS = (
 TRIALS = {trial.name: trial for trial in _TRIALS}
 
 
+def before(trial: Trial) -> list[Trial]:
+    """The trials that a trial goes on from, the first one first."""
+    if trial.start is None:
+        return []
+    start = TRIALS[trial.start]
+    return [*before(start), start]
+
+
 def choose_trials(names: Sequence[str]) -> list[Trial]:
-    """Trials by name; the box, its first training and the network of others by default.
+    """Trials by name; the box, the trainings before it and the network of others by default.
 
     Raises:
         SettingError: One is unknown.
@@ -142,16 +161,15 @@ def choose_trials(names: Sequence[str]) -> list[Trial]:
     strange = [name for name in names if name not in TRIALS]
     if strange:
         raise SettingError(f"there is no trial {strange[0]!r}: choose among {', '.join(TRIALS)}.")
-    return [trial for trial in _TRIALS if trial.name in (names or (BOX, FIRST, OUTSIDE))]
+    return [trial for trial in _TRIALS if trial.name in (names or (BOX, SECOND, FIRST, OUTSIDE))]
 
 
 def runs_of(trials: Sequence[Trial]) -> list[Run]:
     """The runs of some trials, each once, and before them those they start from."""
     runs: list[Run] = []
     for trial in trials:
-        if trial.start is not None:
-            runs += [run for run in TRIALS[trial.start].runs if run.fold in trial.folds]
-        runs += trial.runs
+        for one in (*before(trial), trial):
+            runs += [run for run in one.runs if run.fold in trial.folds]
     return unique(runs)
 
 
