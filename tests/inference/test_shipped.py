@@ -6,6 +6,8 @@ import pytest
 
 from mindgap.data.splits import published_split
 from mindgap.errors import MindgapError, SettingError
+from mindgap.inference.exported import read_exported
+from mindgap.inference.openvino_engine import quantised_file
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import CARD, DEFAULT, model_folder, shipped
 from mindgap.networks.weights import MODEL_CARD, WEIGHTS, load_network
@@ -68,3 +70,10 @@ def test_a_folder_comes_before_a_name_and_a_strange_one_is_refused(box, tmp_path
         with pytest.raises(SettingError, match="neither the folder"):
             model_folder(strange) if strange else model_folder("no such")
     assert (box.folder / MODEL_CARD).is_file()
+
+
+def test_an_int8_network_is_shipped_where_it_passed_its_gate_only():
+    for name, network in shipped().items():
+        exported = read_exported(network.folder, network.sha256)
+        passed = exported is not None and exported.int8 is not None and exported.int8.passed
+        assert quantised_file(network.folder).parent.exists() == passed, name

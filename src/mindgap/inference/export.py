@@ -132,14 +132,19 @@ def export(
     _measure(model, cases, tally, device=device, int8=int8, progress=progress)
     exported = _judge_both(tally, len(cases.validation), int8=int8)
     if exported.int8 is not None and not exported.int8.passed:
-        from mindgap.inference.openvino_engine import quantised_file
-
-        shutil.rmtree(quantised_file(folder).parent)
+        shutil.rmtree(quantised_folder(folder))
     write_exported(folder, model.sha256, exported)
     for gate in (exported.whole, exported.int8):
         if gate is not None:
             say(f"{'kept' if gate.passed else 'left out'}: {gate.reason}")
     return exported
+
+
+def quantised_folder(folder: Path) -> Path:
+    """Where the files of the int8 network of a model folder lie."""
+    from mindgap.inference.openvino_engine import quantised_file
+
+    return quantised_file(folder).parent
 
 
 def can_quantise() -> bool:
@@ -206,11 +211,11 @@ def make_int8(folder: Path, cases: Sequence[CaseFiles], *, seed: int = 0) -> Non
 
 
 def _quantise(folder: Path, cases: Sequence[CaseFiles], seed: int) -> None:
-    from mindgap.inference.openvino_engine import quantise, quantised_file, save_graph, translate
+    from mindgap.inference.openvino_engine import quantise, save_graph, translate
 
     predictor = Predictor(load_network(folder), device="cpu", precision="fp32")
     samples = list(_samples(predictor, cases, seed))
-    target, card = quantised_file(folder).parent, predictor.card
+    target, card = quantised_folder(folder), predictor.card
     architecture = str(card.arguments.get("architecture", card.architecture))  # an ensemble says that of its members
     with tempfile.TemporaryDirectory() as aside:
         graph = quantise(translate(load_network(folder)), samples, architecture=architecture)

@@ -8,6 +8,7 @@ Dice, calibration) comes from cases that the member in question has not seen.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from mindgap.files import read_json, write_json
 from mindgap.inference.calibration import cross_calibrate
 from mindgap.inference.confidence import write_confidence
 from mindgap.inference.decision import highest_expected_dice
-from mindgap.inference.export import GateCases, can_quantise, cross_gate, make_int8
+from mindgap.inference.export import GateCases, can_quantise, cross_gate, make_int8, quantised_folder
 from mindgap.inference.exported import write_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import predict_tiled, predict_whole
@@ -235,6 +236,7 @@ def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) 
     folds = {_member_of(place, run): cases_of(run) for run in trial.runs}
     exported = cross_gate(folds, device=place.device, int8=int8, decision="expected_dice", progress=progress)
     out = place.out / BOX
+    shutil.rmtree(quantised_folder(out), ignore_errors=True)  # of a box before
     if exported.int8 is not None and exported.int8.passed:
         make_int8(out, [files for cases in folds.values() for files in cases.validation[:_PER_FOLD]])
     write_exported(out, load_network(out).sha256, exported)
