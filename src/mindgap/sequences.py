@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from mindgap.errors import SettingError
 
@@ -200,6 +200,7 @@ class _Tokens:
             0 < start <= (shared or 0) and not own[start - 1] and _is(_WITH, words[start - 1]),
             bool(start) and before[start - 1] == "c",
             words[at + 1 :] == ("c",) and self._between(at + 1) == "-",  # "T1-C" is written for both
+            not given and ("acq", "ce") in pairwise(words),  # contrast, to some; BIDS has an entity of its own for it
         )
         return None if any(doubts) else Sequence.T1CE if given else Sequence.T1
 

@@ -1,8 +1,10 @@
 """The laws of a segmented cohort: nothing is lost, nothing is done twice, nothing is half there."""
 
 import json
+import os
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +177,22 @@ def test_a_case_whose_sequences_or_files_changed_is_done_again(anything, many, t
     assert outcome.skipped == ["D", "E"]
     assert read_status(out)["A"].subset == "T1+T2+T1ce+FLAIR"
     assert a.case_id == "A"
+
+
+def test_a_case_whose_files_hold_something_else_now_is_done_again(anything, many, tmp_path):
+    out = tmp_path / "out"
+    _segment(anything, many, out)
+    a, b, _, d, _ = (files.images[Sequence.T1].path for files in many.cases)
+    past, soon = a.stat().st_mtime - 3600, time.time() + 3600
+    image = nib.load(a)
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) * 1.1, image.affine, image.header), a)
+    os.utime(a, (soon, soon))  # exported anew, of the same length
+    b.write_bytes(b.read_bytes() + bytes(8))
+    os.utime(b, (past, past))  # another length, however old it says it is
+    os.utime(d, (soon, soon))  # only copied
+    outcome = _segment(anything, many, out, resume=True)
+    assert outcome.done == ["A", "B"]
+    assert outcome.skipped == ["D", "E"]
 
 
 def test_files_of_others_with_our_names_are_refused_before_any_work(anything, many, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from mindgap.data.case import Source
+from mindgap.data.cohort import case_from_folder
 from mindgap.errors import InputError
 from mindgap.files import sha256_of
 from mindgap.inference.record import find_in, manifest_of, read_for, warnings_about, write_mask
@@ -66,3 +68,21 @@ def test_affines_that_were_let_through_and_an_empty_mask_are_warned_of(anything,
     assert "FLAIR differs from that of T1 by 4 mm" in line
     empty = replace(found, segmentation=replace(found.segmentation, target=np.zeros_like(found.segmentation.target)))
     assert warnings_about(empty)[-1] == "no tumour was found"
+
+
+def test_files_that_were_not_understood_are_named_where_a_sequence_is_absent(anything, study, tmp_path):
+    case = tmp_path / "P1"
+    case.mkdir()
+    names = {Sequence.T1: "P1_T1", Sequence.T2: "P1_T2", Sequence.T1CE: "P1_T1_post_1", Sequence.FLAIR: "P1_FLAIR"}
+    for sequence, name in names.items():
+        shutil.copy(study.cases[0].images[sequence].path, case / f"{name}.nii")
+    shutil.copy(case / "P1_T1.nii", case / "P1_seg.nii")
+    files = case_from_folder(case, label=False)
+    assert files.left_alone == ("P1_T1_post_1.nii",)
+    (line,) = warnings_about(find_in(anything, read_for(anything, files)))
+    assert line.startswith("T1ce absent, and files were left alone whose names end in no sequence: P1_T1_post_1.nii (")
+    (case / "P1_T1_post_1.nii").rename(case / "P1_T1_post.nii")
+    shutil.copy(case / "P1_T1.nii", case / "P1_DWI.nii")
+    files = case_from_folder(case, label=False)
+    assert files.left_alone == ("P1_DWI.nii",)
+    assert warnings_about(find_in(anything, read_for(anything, files))) == [], "nothing is missing"

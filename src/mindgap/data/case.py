@@ -52,6 +52,7 @@ class CaseFiles:
         case_id: Name of the patient or examination.
         images: The sequences there are, at least one; put in canonical order.
         label: The reference segmentation, where there is one.
+        left_alone: Names of NIfTI files of its folder that name neither a sequence nor a label.
 
     Raises:
         InputError: No sequence, or one image named twice.
@@ -60,6 +61,7 @@ class CaseFiles:
     case_id: str
     images: Mapping[Sequence, Source]
     label: Source | None = None
+    left_alone: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         ordered = _in_order(self.case_id, self.images)

@@ -193,10 +193,12 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
                 found=", ".join(path.name for path in paths),
                 mend="keep one case per folder, one file per sequence, or list the right ones in a manifest",
             )
+    used = [path for paths in known.values() for path in paths]
     return CaseFiles(
         case_id,
         {sequence: Source(paths[0]) for sequence, paths in known.items()},
         Source(labels[0]) if labels else None,
+        tuple(path.name for path in files if path not in used and not is_label(path, case_id)),
     )
 
 

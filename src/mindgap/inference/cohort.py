@@ -77,7 +77,7 @@ def segment_cases(
         convention: How labels are numbered in the masks.
         shard: The share of the sorted cases that is taken.
         resume: Leave alone what is done; a mask that is missing or damaged, or was made when the case had other
-            sequences or files of other names, is made again.
+            sequences, or files of other names or contents, is made again.
         force: Accept affines that disagree.
         layout: A folder per case, or a BIDS derivative.
         probabilities: Also write the probabilities of the regions.
@@ -219,6 +219,8 @@ class _Run:
                 subset=record["subset"],
                 available=format_subset(found.reading.files.sequences),
                 files={sequence: _place(taken) for sequence, taken in record["inputs"].items()},
+                sha256={sequence: taken["sha256"] for sequence, taken in record["inputs"].items()},
+                bytes={sequence: Path(taken["file"]).stat().st_size for sequence, taken in record["inputs"].items()},
                 mask_sha256=record["mask"]["sha256"],
                 volumes_ml=record["volumes_ml"],
                 seconds=record["seconds"],
@@ -269,7 +271,19 @@ def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Lay
     if any(_name(files, sequence) != Path(place).name for sequence, place in status.files.items()):
         return False
     mask = mask_of(out, status.case, status.grid, layout)
-    return mask.is_file() and sha256_of(mask) == status.mask_sha256
+    if not mask.is_file() or sha256_of(mask) != status.mask_sha256:
+        return False
+    return not any(_is_changed(files, sequence, status, since=mask.stat().st_mtime) for sequence in status.sha256)
+
+
+def _is_changed(files: CaseFiles, sequence: str, status: CaseStatus, *, since: float) -> bool:
+    """Whether a file of the same name holds something else now; one as long and older than the mask is not read."""
+    (one,) = parse_subset(sequence)
+    path = files.images[one].path
+    now = path.stat()
+    if now.st_size == status.bytes[sequence] and now.st_mtime <= since:
+        return False
+    return sha256_of(path) != status.sha256[sequence]
 
 
 def _name(files: CaseFiles, sequence: str) -> str:

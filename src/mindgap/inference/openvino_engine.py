@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import ctypes
 import hashlib
@@ -95,7 +96,9 @@ def representation_of(model: TrainedNetwork) -> Path:
         try:
             return save_graph(translate(model), folder)
         except OSError:  # a cache that cannot be written: every process translates for itself
-            return save_graph(translate(model), Path(tempfile.mkdtemp(prefix="mindgap-openvino-")) / key)
+            own = Path(tempfile.mkdtemp(prefix="mindgap-openvino-"))
+            atexit.register(shutil.rmtree, own, ignore_errors=True)
+            return save_graph(translate(model), own / key)
     return folder / _GRAPH
 
 

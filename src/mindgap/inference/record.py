@@ -151,8 +151,16 @@ def manifest_of(mask: Path) -> Path:
 
 
 def warnings_about(found: Found) -> list[str]:
-    """What a reader of the mask should know: affines that were let through, a tumour that was not found."""
+    """What a reader of the mask should know: files not understood, affines let through, a tumour that was not found."""
     case, lines = found.reading.case, list(found.reading.warnings)
+    files = found.reading.files
+    absent = [sequence for sequence in SEQUENCES if sequence not in files.images]
+    if absent and files.left_alone:
+        names, more = ", ".join(files.left_alone[:4]), len(files.left_alone) - 4
+        lines.append(
+            f"{format_subset(absent)} absent, and files were left alone whose names end in no sequence: {names}"
+            f"{f' and {more} more' if more > 0 else ''} (rename them, or name each by its sequence, if they are these)"
+        )
     for sequence, volume in case.images.items():
         shift_mm = float(np.abs(volume.affine - case.reference.affine).max())
         if shift_mm > AFFINE_TOLERANCE_MM:

@@ -73,6 +73,8 @@ class CaseStatus:
         subset: What the network looked at.
         available: What the case had.
         files: Sequence -> file taken.
+        sha256: Sequence -> SHA-256 of that file.
+        bytes: Sequence -> its length.
         mask_sha256: Of the mask as it was written.
         volumes_ml: Region -> volume.
         seconds: "read", "compute" and "write".
@@ -88,6 +90,8 @@ class CaseStatus:
     subset: str = ""
     available: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
     mask_sha256: str = ""
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
