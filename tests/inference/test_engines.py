@@ -1,6 +1,7 @@
 """Which engine computes, and that all of them give the same answer."""
 
 import ctypes
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -155,7 +156,30 @@ def test_a_network_is_translated_once(study, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(study, tmp_path, monkeypatch):
     (tmp_path / "mindgap").write_text("a file where the folder would be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert representation_of(load_network(study.any_subset)).is_file()
+    graph = representation_of(load_network(study.any_subset))
+    assert graph.is_file()
+    OpenVinoEngine(graph, "fp32", threads=1, keep=True)
+
+
+def test_what_was_compiled_is_kept_for_the_graph_it_was_compiled_from(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    graph = representation_of(load_network(study.any_subset))
+    image, present = torch.randn(1, 4, 16, 16, 16).clamp(min=-0.9), torch.ones(4, dtype=torch.bool)
+    first = OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present)
+    (kept,) = (tmp_path / "mindgap" / "openvino" / "compiled").glob("*/*.blob")
+    assert torch.equal(OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present), first)
+    kept.chmod(0o600)
+    kept.write_bytes(kept.read_bytes()[:5000])  # its writer was killed
+    assert torch.equal(OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present), first)
+    other, date = load_network(study.any_subset), graph.stat().st_mtime
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.mul_(1.5)
+    made = save_graph(translate(other), tmp_path / "other")
+    for ending in (".xml", ".bin"):  # other weights behind the same name, of the same date
+        shutil.copy(made.with_suffix(ending), graph.with_suffix(ending))
+        os.utime(graph.with_suffix(ending), (date, date))
+    assert not torch.equal(OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present), first)
 
 
 def test_a_damaged_translation_is_named(study, tmp_path, monkeypatch):

@@ -130,7 +130,10 @@ def test_int8_is_measured_on_members_and_made_of_the_whole_box(made, tmp_path):
     exported = read_exported(box, load_network(box).sha256)
     assert exported.int8.cases == len(open_store(study.store_of(one.runs[0])).part("test"))
     assert exported.int8.dice["fp32"] == exported.whole.dice["whole"], "in one pass, as its card asks"
-    assert quantised_file(copy.out / "members" / one.runs[0].name).is_file()
+    member = copy.out / "members" / one.runs[0].name
+    assert quantised_file(member).is_file()
+    assert load_network(member).card.coverage == load_network(box).card.coverage == "whole"
+    assert load_network(member).card.decision == load_network(box).card.decision == "expected_dice"
     assert quantised_file(box).is_file() == exported.int8.passed
 
 

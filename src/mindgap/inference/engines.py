@@ -122,14 +122,15 @@ def load_engine(
 
     if choice.precision == "int8":
         try:
-            quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=processor.threads)
+            quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=processor.threads, keep=True)
         except MindgapError:  # lost, or of another OpenVINO than reads it
             if precision == "int8":
                 raise
             choice = Choice("openvino", "fp32", "the int8 network of this model cannot be loaded")
         else:
             return quick, choice, exported
-    return OpenVinoEngine(representation_of(model), choice.precision, threads=processor.threads), choice, exported
+    made = OpenVinoEngine(representation_of(model), choice.precision, threads=processor.threads, keep=True)
+    return made, choice, exported
 
 
 class TorchEngine:

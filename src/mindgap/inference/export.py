@@ -30,13 +30,15 @@ from mindgap.inference.engines import HOW_TO_INSTALL, Engine
 from mindgap.inference.exported import Exported, Gate, judge, write_exported
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Coverage, Predictor
-from mindgap.inference.tiling import pad_to
-from mindgap.networks.weights import Decision, TrainedNetwork, load_network
+from mindgap.inference.tiling import pad_to, padded_shape
+from mindgap.networks.vnet import STRIDE
+from mindgap.networks.weights import TrainedNetwork, load_network
 from mindgap.regions import LabelConvention, Region, region_mask
 from mindgap.sequences import SEQUENCES, Subset
 
 Progress = Callable[[int, int, str], None]
 SAMPLES_PER_CASE = 4
+"""Crops, or half as many whole brains."""
 CALIBRATION_CASES = 12
 _TILES, _WHOLE, _INT8, _FP32 = "tiles", "whole", "int8", "fp32"
 
@@ -157,7 +159,6 @@ def cross_gate(
     *,
     device: str = "auto",
     int8: bool = False,
-    decision: Decision | None = None,
     progress: Progress = lambda done, total, case: None,
 ) -> Exported:
     """The gates of an export for the networks of a cross-validation, each on the cases it has not seen.
@@ -166,7 +167,6 @@ def cross_gate(
         folds: Folder of a network -> its cases; those it has not seen are its validation cases.
         device: auto, cpu or cuda.
         int8: Whether to make an int8 network of each, beside its weights, and measure that.
-        decision: How probabilities become a mask; as the cards say when None.
         progress: Called after each subset of each case of a fold.
     """
     tally = _Tally()
@@ -174,7 +174,7 @@ def cross_gate(
         if int8:
             make_int8(folder, cases.training)
         model = load_network(folder)
-        _measure(model, cases, tally, device=device, int8=int8, decision=decision, progress=progress)
+        _measure(model, cases, tally, device=device, int8=int8, progress=progress)
     return _judge_both(tally, sum(len(cases.validation) for cases in folds.values()), int8=int8)
 
 
@@ -221,15 +221,17 @@ def _quantise(folder: Path, cases: Sequence[CaseFiles], seed: int) -> None:
         graph = quantise(translate(load_network(folder)), samples, architecture=architecture)
         made = save_graph(graph, Path(aside) / "int8").parent
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(made, target)
+        target.mkdir()  # as readable as the model folder, which a temporary folder is not
+        for file in made.iterdir():
+            shutil.copyfile(file, target / file.name)
 
 
 def _samples(predictor: Predictor, cases: Sequence[CaseFiles], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Crops of training cases as the network sees them, each of a random subset where it takes all of them."""
+    """What the network sees of training cases, brains or crops as its card asks, of all sequences and of fewer."""
     random = np.random.default_rng(seed)
-    subsets = predictor.subsets
+    subsets, whole = predictor.subsets, predictor.card.coverage == "whole"
     for files in cases:
-        for number in range(SAMPLES_PER_CASE):
+        for number in range(SAMPLES_PER_CASE // 2 if whole else SAMPLES_PER_CASE):
             # the network's own sequences first: half of what it is asked for in practice is complete
             wanted = predictor.card.sequences if number % 2 == 0 else subsets[int(random.integers(len(subsets)))]
             try:
@@ -237,7 +239,11 @@ def _samples(predictor: Predictor, cases: Sequence[CaseFiles], seed: int) -> Ite
             except InputError:
                 continue
             prepared = prepare_case(files.load(subset), predictor.preparation)
-            yield _crop(*predictor.columns(prepared), predictor.card.crop, random)
+            image, present = predictor.columns(prepared)
+            if whole:
+                yield pad_to(image, padded_shape(image.shape[1:], STRIDE))[0][None].contiguous(), present[None]
+            else:
+                yield _crop(image, present, predictor.card.crop, random)
 
 
 def _crop(image: Tensor, present: Tensor, side: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -259,12 +265,11 @@ def _measure(
     device: str,
     int8: bool,
     progress: Progress,
-    decision: Decision | None = None,
 ) -> None:
     """Every way on every validation case: the whole brain beside tiles, int8 beside fp32 as the card asks for."""
     with_openvino = device != "cuda" and importlib.util.find_spec("openvino") is not None
     engine = "openvino" if with_openvino else "auto"
-    plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine, decision=decision)
+    plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine)
     ways = {_TILES: _Way(plain.engine, "tiles", _TILES), _WHOLE: _Way(plain.engine, "whole", _TILES)}
     asked = plain.card.coverage
     if int8:

@@ -199,13 +199,11 @@ def build_box(place: Place, trial: Trial, *, split: str, progress: Progress, int
 
 
 def assemble_box(place: Place, trial: Trial, *, split: str) -> Path:
-    """The networks of the folds as one, and what taught it; its card asks for the passes it is scored by."""
+    """The networks of the folds as one, and what taught it."""
     known = [load_network(_make_member(place, run)) for run in trial.runs]
     first = known[0].card
     arguments = {"count": len(known), "architecture": first.architecture, "arguments": first.arguments}
-    card = replace(
-        first, architecture="ensemble", arguments=arguments, method=BOX, decision="expected_dice", coverage="whole"
-    )
+    card = replace(first, architecture="ensemble", arguments=arguments, method=BOX)
     network = build_network(card.architecture, card.arguments)
     assert isinstance(network, Ensemble)
     for member, trained in zip(network.members, known, strict=True):
@@ -234,7 +232,7 @@ def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) 
         return GateCases(taught, judged, convention)
 
     folds = {_member_of(place, run): cases_of(run) for run in trial.runs}
-    exported = cross_gate(folds, device=place.device, int8=int8, decision="expected_dice", progress=progress)
+    exported = cross_gate(folds, device=place.device, int8=int8, progress=progress)
     out = place.out / BOX
     shutil.rmtree(quantised_folder(out), ignore_errors=True)  # of a box before
     if exported.int8 is not None and exported.int8.passed:
@@ -244,7 +242,7 @@ def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) 
 
 def measure_confidence(place: Place, trial: Trial, *, progress: Progress) -> None:
     """Expected Dice, calibration and volume intervals, by cross-validation."""
-    load = partial(Predictor.load, device=place.device, coverage="whole", engine="auto", decision="expected_dice")
+    load = partial(Predictor.load, device=place.device, coverage="whole", engine="auto")
     out = place.out / BOX
     members = [load(_member_of(place, run)) for run in trial.runs]
     write_confidence(out, cross_calibrate(load(out), members, place.data, progress=progress))
@@ -256,12 +254,12 @@ def _member_of(place: Place, run: Run) -> Path:
 
 
 def _make_member(place: Place, run: Run) -> Path:
-    """The network of a fold with lowered odds, in a folder of its own."""
+    """The network of a fold with lowered odds, in a folder of its own; its card asks for what it is scored by."""
     source, out = place.run(run.name), _member_of(place, run)
     trained = load_network(source)
     assert isinstance(trained.network, FusedUNet)
     _lower_bias(trained.network, LOWER)
-    save_network(out, trained.network, trained.card)
+    save_network(out, trained.network, replace(trained.card, decision="expected_dice", coverage="whole"))
     for name in (MANIFEST, THRESHOLDS):
         write_json(out / name, read_json(source / name))
     return out
