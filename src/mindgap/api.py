@@ -56,6 +56,7 @@ __all__ = [
     "TrainingResult",
     "cite",
     "evaluate",
+    "evaluation_folder",
     "export",
     "prepare",
     "report",
@@ -290,7 +291,7 @@ def evaluate(
     name: str | None = None,
     device: str = "auto",
     precision: str = "auto",
-    coverage: Coverage = "tiles",
+    coverage: Coverage | None = None,
     engine: str = "torch",
     decision: Decision | None = None,
     progress: Progress = silent,
@@ -298,21 +299,21 @@ def evaluate(
     """Score a trained network on a cohort, beside the best single threshold.
 
     Writes the scores to ``out`` and into the run folder (scores.csv), masks under ``predictions/`` and what was
-    scored in ``evaluation.json``.
+    scored in ``evaluation.json``; see :func:`evaluation_folder` for a network without its run.
 
     Args:
-        model: Run folder.
+        model: Run folder, or a network without its run, such as that in the box.
         data: Cohort with reference labels.
         out: Where the scores go besides the run folder.
         subsets: What the network is to look at; every subset it takes when None.
         rules: Metrics, grid and protocol.
-        baseline: Whether to score the threshold baseline too.
+        baseline: Whether to score the threshold baseline too; a network without its run has none.
         cases: "test" for the test part of the run's split, "all" for every case of ``data``.
         labels: Label convention, where the layout does not tell.
         name: Name of the model in the table; the run folder's by default.
         device: auto, cpu or cuda.
         precision: auto, fp32 or bf16.
-        coverage: As in :func:`segment`.
+        coverage: As in :func:`segment`; as the model's card says when None.
         engine: As in :func:`segment`; the paper's tables take torch.
         decision: How probabilities become a mask, "most_probable" class or highest "expected_dice"; as the model's card
             says when None.
@@ -322,17 +323,18 @@ def evaluate(
         The scores, and the cases that could not be scored with the reason.
 
     Raises:
-        SettingError: The network does not take one of the subsets.
+        SettingError: The network does not take one of the subsets, or comes without its run and ``out`` is missing.
         MindgapError: Nothing could be scored.
     """
     if out is not None and out.is_dir():
         raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
+    place = evaluation_folder(model, out)
     predictor = Predictor.load(
         model, device=device, precision=precision, coverage=coverage, engine=engine, decision=decision
     )
     cohort, convention = discover_labelled(data, labels)
     chosen, missing = _choose_cases(cohort, model) if cases == "test" else (list(cohort.cases), dict(cohort.rejected))
-    thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline else None
+    thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline and place == model else None
     began = time.perf_counter()
     result = score_cohort(
         predictor,
@@ -342,13 +344,13 @@ def evaluate(
         subsets=subsets,
         rules=rules,
         thresholds=thresholds,
-        predictions=model / PREDICTIONS,
+        predictions=place / PREDICTIONS,
         progress=progress,
     )
     if not result.scores:
         raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in result.failed.values()))
     failed = missing | result.failed
-    write_scores(model / SCORES, result.scores)
+    write_scores(place / SCORES, result.scores)
     record = {
         "data": str(data.resolve()),
         "part": cases,
@@ -357,10 +359,25 @@ def evaluate(
         **_describe_scoring(result, predictor, rules),
         "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
     }
-    write_json(model / EVALUATION, record)
+    write_json(place / EVALUATION, record)
     if out is not None:
         write_scores(out, result.scores)
     return result.scores, failed
+
+
+def evaluation_folder(model: Path, out: Path | None) -> Path:
+    """Where an evaluation is written: into the run folder, or into a folder beside ``out`` that is called like it.
+
+    Nothing is written beside weights that come without their run, such as those in the box.
+
+    Raises:
+        SettingError: There is no run, and no ``out``.
+    """
+    if (model / MANIFEST).is_file():
+        return model
+    if out is None:
+        raise SettingError(f"{model.name} comes without its run: name a file for the scores (-o scores.csv).")
+    return out.with_suffix("")
 
 
 def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> dict[str, Any]:
@@ -382,8 +399,10 @@ def _choose_cases(cohort: Cohort, model: Path) -> tuple[list[CaseFiles], dict[st
     """The test cases of a run in a cohort, and those that are not there with the reason.
 
     Raises:
-        SettingError: None is there.
+        SettingError: None is there, or the network comes without its run.
     """
+    if not (model / MANIFEST).is_file():
+        raise SettingError(f"{model.name} comes without its run and knows no test cases: add --cases all.")
     wanted = set(read_json(model / MANIFEST)["cases"]["test"])
     chosen = [files for files in cohort.cases if files.case_id in wanted]
     if not chosen:

@@ -26,7 +26,8 @@ class Evaluate:
 
     Attributes:
         data: Cohort with labels; in the native grid, not the prepared store.
-        model: Run folder.
+        model: Run folder; or a network without its run, such as box, which needs --cases all and -o. Masks and settings
+            then lie in a folder beside OUT.
         out: Where the scores go besides RUN/scores.csv.
         baseline: threshold, or none.
         subsets: What the network is to look at, such as T1+T2,FLAIR; all are the fifteen. By default all it takes.
@@ -39,7 +40,8 @@ class Evaluate:
         cases: test scores the test part of the run's split, all scores every case of DATA.
         labels: Label convention of DATA, where its files do not tell.
         name: Name of the network in the table; the run folder's by default.
-        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass.
+        coverage: Half-overlapping tiles as in the paper's base, or the whole brain in one pass; card: as the network is
+            meant to be used, which is tiles for all but the box.
         decision: How probabilities become a mask. most_probable takes the class of each voxel, as in the paper.
             expected_dice takes of each region the mask whose Dice is expected to be highest, which is not empty where a
             sequence shows a region poorly. card: as the network is meant to be used.
@@ -60,7 +62,7 @@ class Evaluate:
     cases: Literal["test", "all"] = "test"
     labels: str | None = None
     name: str | None = None
-    coverage: Literal["tiles", "whole"] = "tiles"
+    coverage: Literal["card", "tiles", "whole"] = "card"
     decision: Literal["card", "most_probable", "expected_dice"] = "card"
     engine: Literal["auto", "torch", "openvino"] = "torch"
     device: str = "auto"
@@ -73,16 +75,19 @@ def run(words: Sequence[str]) -> int:
     from mindgap.processor import keep_freed_memory
 
     keep_freed_memory()
-    from mindgap.api import evaluate
+    from mindgap.api import evaluate, evaluation_folder
     from mindgap.evaluation.presets import find_preset
     from mindgap.evaluation.rules import Rules
     from mindgap.files import read_json
+    from mindgap.inference.shipped import model_folder
     from mindgap.runfiles import EVALUATION
     from mindgap.sequences import parse_subsets
 
     rules = Rules(find_preset(settings.metrics), settings.protocol, settings.grid, settings.protokd_crop)
+    model = model_folder(settings.model)
+    place = evaluation_folder(model, settings.out)
     scores, failed = evaluate(
-        settings.model,
+        model,
         settings.data,
         settings.out,
         subsets=None if settings.subsets is None else parse_subsets(settings.subsets),
@@ -93,15 +98,17 @@ def run(words: Sequence[str]) -> int:
         name=settings.name,
         device=settings.device,
         precision=settings.precision,
-        coverage=settings.coverage,
+        coverage=None if settings.coverage == "card" else settings.coverage,
         engine=settings.engine,
         decision=None if settings.decision == "card" else settings.decision,
         progress=ProgressLine("scoring"),
     )
-    spacings_mm = [(x, y, z) for x, y, z in read_json(settings.model / EVALUATION)["spacings_mm"]]
+    spacings_mm = [(x, y, z) for x, y, z in read_json(place / EVALUATION)["spacings_mm"]]
     print_scores(scores, rules.describe(spacings_mm))
     if settings.cases == "all":
         say("every case of DATA was scored, those the network learnt from too: this is no estimate of its accuracy.")
+    if place != model and settings.baseline == "threshold":
+        say(f"no threshold baseline: {model.name} comes without the cases it would be fitted on.")
     for reason in failed.values():
         say(f"not scored: {reason}")
     return 1 if failed else 0

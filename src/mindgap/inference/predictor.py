@@ -87,7 +87,7 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
-        coverage: Coverage = "tiles",
+        coverage: Coverage | None = "tiles",
         engine: str = "torch",
         tta: bool = False,
         decision: Decision | None = None,
@@ -95,7 +95,8 @@ class Predictor:
         self.processor = detect_processor(device)
         self.card: ModelCard = model.card
         self.sha256, self.folder = model.sha256, model.folder
-        self.coverage, self.tta = coverage, tta
+        self.coverage: Coverage = coverage or model.card.coverage
+        self.tta = tta
         self.preparation = Preparation.from_plain(model.card.preparation)
         self.engine, self.choice, self.exported = load_engine(model, self.processor, engine=engine, precision=precision)
         self.network = model.network
@@ -109,7 +110,7 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
-        coverage: Coverage = "tiles",
+        coverage: Coverage | None = "tiles",
         engine: str = "torch",
         tta: bool = False,
         decision: Decision | None = None,
