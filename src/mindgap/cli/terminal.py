@@ -44,9 +44,13 @@ class ProgressLine:
         self.began = time.perf_counter()
         self.first: int | None = None
         self.spoke = self.began
+        self.ended = False
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Take the callback of an api function."""
+        if self.ended and done >= total:  # said before; what is left to do counts no steps
+            return
+        self.ended = done >= total
         now = time.perf_counter()
         if self.first is None:
             self.first = done - 1
