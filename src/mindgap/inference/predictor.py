@@ -75,7 +75,8 @@ class Predictor:
         precision: "auto", "fp32", "bf16" or "int8".
         coverage: "tiles" averages half-overlapping windows of the training crop's size, as the paper's base
             does; "whole" takes the brain in one pass; "auto" does so where the card asks for it, or where the model
-            folder says that it was measured to be as good, and where memory suffices, else in tiles.
+            folder says that it was measured to be as good, and where memory suffices, else in tiles; None does what
+            the card asks for, whatever memory there is.
         engine: "torch", "openvino", or "auto" (:func:`mindgap.inference.engines.choose_engine`).
         tta: Average over the eight mirror images of the brain: eight times the work.
         decision: How probabilities become a mask; as the model's card says when None.
