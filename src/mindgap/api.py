@@ -366,7 +366,7 @@ def evaluate(
 
 
 def evaluation_folder(model: Path, out: Path | None) -> Path:
-    """Where an evaluation is written: into the run folder, or into a folder beside ``out`` that is called like it.
+    """Where an evaluation is written: into the run folder, or beside ``out``, into NAME-evaluation.
 
     Nothing is written beside weights that come without their run, such as those in the box.
 
@@ -377,7 +377,7 @@ def evaluation_folder(model: Path, out: Path | None) -> Path:
         return model
     if out is None:
         raise SettingError(f"{model.name} comes without its run: name a file for the scores (-o scores.csv).")
-    return out.with_suffix("")
+    return out.with_name(f"{out.stem}-evaluation")
 
 
 def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> dict[str, Any]:

@@ -140,17 +140,17 @@ def test_the_protokd_crop_needs_the_grid_of_brats(journey, fails) -> None:
 
 def test_the_network_in_the_box_is_scored_on_data_of_its_user(journey, tmp_path: Path, fails, capsys) -> None:
     words = ["evaluate", str(journey.cohort), "--model", "box", "--engine", "auto", "--subsets", "FLAIR"]
-    out = tmp_path / "scores.csv"
+    out = tmp_path / "scores"  # without an ending
     assert "name a file for the scores" in fails([*words, "--cases", "all"])
     assert "--cases all" in fails([*words, "-o", str(out)])
     before = sorted(model_folder("box").rglob("*"))
     assert main([*words, "--cases", "all", "-o", str(out)]) == 0
     assert "no threshold baseline: box" in capsys.readouterr().out
     scores = read_scores(out)
-    record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    record = json.loads((tmp_path / "scores-evaluation" / "evaluation.json").read_text())
     assert {score.model for score in scores} == {"box"}
     assert (record["coverage"], record["decision"], record["part"]) == ("whole", "expected_dice", "all")
-    masks = (tmp_path / "scores" / "predictions" / "FLAIR").glob("*.nii.gz")
+    masks = (tmp_path / "scores-evaluation" / "predictions" / "FLAIR").glob("*.nii.gz")
     assert sorted(path.name.removesuffix(".nii.gz") for path in masks) == record["cases"]
     assert sorted(model_folder("box").rglob("*")) == before, "nothing is written into the package"
 

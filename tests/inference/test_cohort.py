@@ -195,6 +195,22 @@ def test_a_case_whose_files_hold_something_else_now_is_done_again(anything, many
     assert outcome.skipped == ["D", "E"]
 
 
+def test_a_file_that_goes_away_while_it_is_segmented_ends_no_cohort(anything, many, tmp_path, monkeypatch):
+    find, gone = module.find_in, many.cases[1].images[Sequence.T2].path
+
+    def slow(predictor, reading, *known):
+        if reading.files.case_id == "B":
+            gone.unlink()
+        return find(predictor, reading, *known)
+
+    monkeypatch.setattr(module, "find_in", slow)
+    out = tmp_path / "out"
+    assert _segment(anything, many, out).done == ["A", "B", "D", "E"]
+    outcome = _segment(anything, many, out, resume=True)
+    assert outcome.skipped == ["A", "D", "E"]
+    assert "B_T2.nii" in outcome.failed["B"]
+
+
 def test_files_of_others_with_our_names_are_refused_before_any_work(anything, many, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

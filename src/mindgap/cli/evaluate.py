@@ -27,7 +27,7 @@ class Evaluate:
     Attributes:
         data: Cohort with labels; in the native grid, not the prepared store.
         model: Run folder; or a network without its run, such as box, which needs --cases all and -o. Masks and settings
-            then lie in a folder beside OUT.
+            then lie beside OUT, in NAME-evaluation.
         out: Where the scores go besides RUN/scores.csv.
         baseline: threshold, or none.
         subsets: What the network is to look at, such as T1+T2,FLAIR; all are the fifteen. By default all it takes.

@@ -124,6 +124,22 @@ def segment_cases(
 
 
 @dataclass(frozen=True)
+class _Read:
+    """A case that was read, and who answers for it."""
+
+    who: Answer
+    reading: Reading | RawReading
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """What was found in a case, and by whom."""
+
+    who: Answer
+    found: Found
+
+
+@dataclass(frozen=True)
 class _Run:
     """One pass over the cases: three steps, of which the first and the last have a thread of their own.
 
@@ -149,7 +165,7 @@ class _Run:
             for number, files in enumerate(waiting):
                 read = ahead.pop().result()
                 ahead = [reader.submit(self.read, *self.asked(after)) for after in waiting[number + 1 : number + 2]]
-                found = read if isinstance(read, str) else self.find(*read)
+                found = read if isinstance(read, str) else self.find(read)
                 del read
                 if behind is not None:
                     behind.result()
@@ -169,32 +185,33 @@ class _Run:
         except Exception as error:  # whatever one case brings, the others go on
             return files, _one_line(files.case_id, error)
 
-    def read(self, files: CaseFiles, who: Answer | str) -> tuple[Answer, Reading | RawReading] | str:
-        """The case with who answers for it, or why it cannot be used."""
+    def read(self, files: CaseFiles, who: Answer | str) -> _Read | str:
+        """The case, or why it cannot be used."""
         if isinstance(who, str):
             return who
         try:
             grid = who.predictor.serve(files.case_id, files.sequences)[0]
             if self.raw is None:
                 self._check_place(files.case_id, grid)
-                return who, read_for(who.predictor, files, force=self.force)
+                return _Read(who, read_for(who.predictor, files, force=self.force))
             given = read_raw(who.predictor, files, self.raw, force=self.force)
             self._check_place(files.case_id, _grid_of(given.reading.raw, grid))
-            return who, given
+            return _Read(who, given)
         except Exception as error:
             return _one_line(files.case_id, error)
 
-    def find(self, who: Answer, reading: Reading | RawReading) -> tuple[Answer, Found] | str:
+    def find(self, read: _Read) -> _Segmented | str:
         """What is in the case, or why that cannot be told."""
+        who, reading = read.who, read.reading
         files = reading.reading.files if isinstance(reading, RawReading) else reading.files
         try:
             if isinstance(reading, RawReading):
-                return who, find_raw(who.predictor, reading, who.confidence)
-            return who, find_in(who.predictor, reading, who.confidence)
+                return _Segmented(who, find_raw(who.predictor, reading, who.confidence))
+            return _Segmented(who, find_in(who.predictor, reading, who.confidence))
         except Exception as error:
             return _one_line(files.case_id, error)
 
-    def write(self, case_id: str, result: tuple[Answer, Found] | str) -> None:
+    def write(self, case_id: str, result: _Segmented | str) -> None:
         """Write the mask, then the line that says so.
 
         Raises:
@@ -203,7 +220,7 @@ class _Run:
         if isinstance(result, str):
             self.fail(case_id, result)
             return
-        who, found = result
+        who, found = result.who, result.found
         grid = _grid_of(found.reading.raw, found.segmentation.subset[0])
         mask = mask_of(self.out, case_id, grid, self.layout)
         record = write_mask(mask, found, who.predictor, convention=self.convention)
@@ -220,7 +237,7 @@ class _Run:
                 available=format_subset(found.reading.files.sequences),
                 files={sequence: _place(taken) for sequence, taken in record["inputs"].items()},
                 sha256={sequence: taken["sha256"] for sequence, taken in record["inputs"].items()},
-                bytes={sequence: Path(taken["file"]).stat().st_size for sequence, taken in record["inputs"].items()},
+                bytes={sequence: _length(Path(taken["file"])) for sequence, taken in record["inputs"].items()},
                 mask_sha256=record["mask"]["sha256"],
                 volumes_ml=record["volumes_ml"],
                 seconds=record["seconds"],
@@ -280,10 +297,18 @@ def _is_changed(files: CaseFiles, sequence: str, status: CaseStatus, *, since: f
     """Whether a file of the same name holds something else now; one as long and older than the mask is not read."""
     (one,) = parse_subset(sequence)
     path = files.images[one].path
-    now = path.stat()
-    if now.st_size == status.bytes[sequence] and now.st_mtime <= since:
-        return False
-    return sha256_of(path) != status.sha256[sequence]
+    try:
+        now = path.stat()
+        if now.st_size == status.bytes[sequence] and now.st_mtime <= since:
+            return False
+        return sha256_of(path) != status.sha256[sequence]
+    except OSError:  # said when it is read
+        return True
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file; -1 where it went away after it was read."""
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _name(files: CaseFiles, sequence: str) -> str:
