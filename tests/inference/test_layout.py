@@ -13,7 +13,7 @@ import pytest
 
 from mindgap.data.cohort import discover
 from mindgap.errors import SettingError
-from mindgap.inference.cohort import Outcome, _Run, segment_cases
+from mindgap.inference.cohort import Outcome, _Run, _Segmented, segment_cases
 from mindgap.inference.layout import bids_case, open_bids
 from mindgap.inference.lock import hold
 from mindgap.inference.panel import Answer, Panel
@@ -52,7 +52,7 @@ def test_the_mask_of_raw_scans_is_named_by_the_scan_whose_grid_it_has(anything, 
     found = find_in(anything, reading)
     with StatusBook(tmp_path, Shard()) as book:
         run = _Run(Panel.of_one(anything), tmp_path, LABELS, False, book, set(), Outcome(), "bids", True)
-        run.write(case.case_id, (Answer(anything, None), found))
+        run.write(case.case_id, _Segmented(Answer(anything, None), found))
     folder = tmp_path / "sub-01" / "ses-1" / "anat"
     (mask,) = folder.glob("*_dseg.nii.gz")
     assert mask.name == "sub-01_ses-1_space-FLAIR_desc-tumour_dseg.nii.gz"

@@ -117,17 +117,19 @@ def test_every_picture_has_an_alternative_text():
 
 
 def test_scores_are_printed_to_three_decimals_and_an_undefined_distance_as_a_dash():
-    page = page_of(scores=make_scores(dice=0.5, hd95=math.nan))
+    scores = [replace(score, hd95_mm=math.nan) if score.region == "ET" else score for score in make_scores()]
+    page = page_of(scores=scores)
     assert "0.500" in page
-    cells = re.findall(r"<td>(.*?)</td>", page)
-    assert cells.count("–") == 3
+    distances = re.findall(r"<td>(.*?)</td>", page[page.index("<summary>HD95") :])
+    assert distances[:3] == [format_mm(3.25), format_mm(3.25), "–"]
     assert "nan" not in words_of(page)
     assert format_mm(3.25) in {"3.2", "3.3"}
 
 
 def test_the_baseline_is_marked():
     page = page_of(scores=make_scores() + make_scores("threshold", dice=0.2))
-    assert page.count('<tr class="baseline">') == 1
+    assert page.count('<tr class="baseline">') == 2, "among the Dice and among the distances"
+    assert words_of(page).count("best single threshold baseline") == 2
     assert "best single threshold 0.200" in words_of(page)
 
 

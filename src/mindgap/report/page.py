@@ -240,7 +240,7 @@ def _describe_scores(scores: Sequence[Score], rows: Sequence[SummaryRow]) -> dic
     return {
         "rows": [*rows, *summarise(average_subsets(scores))],
         "regions": regions,
-        "others": [DEFINITIONS[column] for column in columns if column not in ("dice", "hd95_mm")],
+        "others": [DEFINITIONS[column] for column in columns if column != "dice"],
         "definitions": [DEFINITIONS[column].text for column in columns] + [ETPP_TEXT] * (ETPP in regions),
     }
 
