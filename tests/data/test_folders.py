@@ -56,6 +56,11 @@ def test_paths_lose_dots_but_keep_links(tmp_path, monkeypatch):
     assert visible(tmp_path / "link" / "." / "x" / "..") == tmp_path / "link"
     monkeypatch.chdir(tmp_path)
     assert visible(Path()) == tmp_path
+    monkeypatch.chdir(tmp_path / "link")
+    monkeypatch.setenv("PWD", str(tmp_path / "link"))
+    assert visible(Path("x")) == tmp_path / "link" / "x", "as the shell says"
+    monkeypatch.setenv("PWD", str(tmp_path))
+    assert visible(Path()) == tmp_path / "real", "another program went elsewhere since"
 
 
 @pytest.mark.parametrize("label", [True, False])

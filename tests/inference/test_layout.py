@@ -58,7 +58,7 @@ def test_the_mask_of_raw_scans_is_named_by_the_scan_whose_grid_it_has(anything, 
     assert mask.name == "sub-01_ses-1_space-FLAIR_desc-tumour_dseg.nii.gz"
     about = [json.loads(path.read_text()) for path in folder.glob("*.json") if "manifest" not in path.name]
     assert len(about) == 4
-    assert all(one["SpatialReference"] == case.images[Sequence.FLAIR].path.resolve().as_uri() for one in about)
+    assert all(one["SpatialReference"] == case.images[Sequence.FLAIR].path.as_uri() for one in about)
     assert read_status(tmp_path)[case.case_id].grid == Sequence.FLAIR
 
 

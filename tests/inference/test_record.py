@@ -32,7 +32,7 @@ def test_a_mask_says_from_what_by_what_and_how_it_was_made(anything, study, tmp_
     assert set(record["inputs"]) == {"T1", "T1ce", "FLAIR"}
     for sequence, taken in record["inputs"].items():
         source = images[Sequence(sequence)].path
-        assert taken == {"file": str(source.resolve()), "channel": None, "sha256": sha256_of(source)}
+        assert taken == {"file": str(source), "channel": None, "sha256": sha256_of(source)}
     assert record["model"]["folder"] == "any"
     assert record["model"]["sha256"] == anything.sha256
     assert (record["precision"], record["coverage"]) == ("fp32", "whole")
@@ -40,6 +40,17 @@ def test_a_mask_says_from_what_by_what_and_how_it_was_made(anything, study, tmp_
     assert all(value >= 0 for value in record["seconds"].values())
     assert set(record["volumes_ml"]) == {"WT", "TC", "ET"}
     assert {"mindgap", "torch", "python"} <= set(record["versions"])
+
+
+def test_a_manifest_names_the_link_and_not_what_may_be_the_patients_name(anything, study, tmp_path):
+    source = study.cases[0].images[Sequence.FLAIR].path
+    link = tmp_path / f"P01_flair{source.suffix}"
+    link.symlink_to(source)
+    files = replace(study.cases[0], images={Sequence.FLAIR: Source(link)})
+    mask = tmp_path / "x.nii.gz"
+    record = write_mask(mask, find_in(anything, read_for(anything, files)), anything, convention=LABELS)
+    assert record["inputs"]["FLAIR"]["file"] == str(link)
+    assert str(source) not in manifest_of(mask).read_text()
 
 
 def test_channels_of_one_file_share_its_hash(anything, study, tmp_path):

@@ -17,8 +17,13 @@ MAX_DEPTH = 3
 
 
 def visible(path: Path) -> Path:
-    """A path from the root on, without ``.`` and ``..``, that follows no link: links may be there for pseudonyms."""
-    return Path(os.path.normpath(path.absolute()))
+    """A path from the root on, without ``.`` and ``..``, that follows no link: links may be there for pseudonyms.
+
+    The folder a shell stands in is called as the shell calls it (``$PWD``), which remembers links, too.
+    """
+    here = Path(os.environ.get("PWD", ""))
+    stands_there = here.is_absolute() and here.is_dir() and here.samefile(Path())
+    return Path(os.path.normpath((here if stands_there else Path.cwd()) / path))
 
 
 def nifti_files(folder: Path) -> list[Path]:

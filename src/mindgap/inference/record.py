@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
+from mindgap.data.folders import visible
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_own_mask, stem_of, write_label
 from mindgap.errors import SettingError
 from mindgap.files import sha256_of, write_json
@@ -193,8 +194,8 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
 
 
 def place_of(path: Path) -> str:
-    """Where a file lies; an image that was given in memory has a name instead."""
-    return str(path.resolve() if path.is_file() else path)
+    """Where a file lies, by the name of its link where it is one; an image given in memory has a name instead."""
+    return str(visible(path) if path.is_file() else path)
 
 
 def _describe_network(predictor: Predictor) -> dict[str, Any]:
