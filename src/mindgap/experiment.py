@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from mindgap.data.augmentation import Augmentation, paper_augmentation, strong_augmentation, wide_augmentation
+from mindgap.data.history import History, history_of, together
+from mindgap.data.patients import of_same_patients
 from mindgap.data.resident import Residence
 from mindgap.data.store import Store
 from mindgap.errors import SettingError
-from mindgap.files import read_json
 from mindgap.methods import METHODS
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.weights import TrainedNetwork, load_network
-from mindgap.runfiles import MANIFEST
 from mindgap.sequences import format_subset, parse_subset
 from mindgap.training.loop import Schedule
 from mindgap.training.optimisation import Optimisation
@@ -234,18 +234,24 @@ def _refuse_other_preparation(what: str, known: TrainedNetwork, store: Store) ->
 
 
 def _refuse_leak(what: str, folder: Path, store: Store) -> None:
-    """Refuse a network that learnt from the test cases of the store."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():  # a model folder without the history of its run
-        return
-    cases = read_json(manifest)["cases"]
-    leaked = sorted({*cases["train"], *cases["validation"]} & set(store.part("test")))
-    if leaked:
-        raise SettingError(
-            f"the {what} in {folder} learnt from {len(leaked)} test cases of {store.folder} "
-            f"({', '.join(leaked[:3])}, ...): what learns from it could not be scored on them. Train the {what} on the "
-            "same split."
-        )
+    """Refuse a network that learnt from what is to judge, or to choose, here; itself or through another."""
+    history = history_of(folder)
+    for part, learnt, lost in (
+        ("test", history.known, "be scored on them"),
+        ("validation", history.learnt, "be chosen by them"),
+    ):
+        leaked = of_same_patients(store.part(part), learnt)
+        if leaked:
+            raise SettingError(
+                f"the {what} in {folder} learnt from {len(leaked)} {part} cases of {store.folder} "
+                f"({', '.join(leaked[:3])}, ...): what learns from it could not {lost}. Train the {what} on the same "
+                "split."
+            )
+
+
+def history_before(experiment: Experiment) -> History:
+    """What the networks that a run learns from have learnt: its teacher, and the network it starts from."""
+    return together(path for path in (experiment.method.teacher_path(), start_folder(experiment)) if path is not None)
 
 
 def method_name(recipe: AbstractRecipe) -> str:

@@ -25,7 +25,15 @@ from mindgap.data.store import Store, open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.evaluation.latents import gap_metrics
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
-from mindgap.experiment import Experiment, build_method, course_hash, method_name, start_folder, to_plain
+from mindgap.experiment import (
+    Experiment,
+    build_method,
+    course_hash,
+    history_before,
+    method_name,
+    start_folder,
+    to_plain,
+)
 from mindgap.files import write_json
 from mindgap.methods.base import AbstractMethod
 from mindgap.networks import build_network
@@ -260,6 +268,7 @@ class Session:
                 "validation": [entry.case_id for entry in self.validation.entries],
                 "test": self.store.part("test"),
                 "taught": taught,
+                "before": history_before(self.experiment).to_plain(),
             },
             "citations": [*self.method.citations, "brats"],
         }

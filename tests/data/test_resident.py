@@ -189,6 +189,18 @@ def test_crops_and_whole_cases_of_a_subset_know_nothing_of_the_other_sequences(t
     assert ResidentCases(both, ["P01"], subset=(T1,)).whole(0, multiple=2).image.shape[2:] == t1.shape
 
 
+def test_what_is_shown_of_a_case_decides_on_its_crop(tmp_path):
+    t1, t2, target, inner = _with_a_smaller_brain()
+    store = _store(tmp_path, _prepared("P01", {T1: t1, T2: t2}, target, {T2: BOX}))
+    every, alone = (ResidentCases(store, ["P01"], subset=subset) for subset in ((T1, T2), (T2,)))
+    shown, wanted = every.whole(0, shown=(T2,)), alone.whole(0)
+    assert torch.equal(shown.image, wanted.image)
+    assert every.whole(0).image.shape[2:] == t1.shape != shown.image.shape[2:]
+    spread = every.spread(0, shown.target[0], (T2,)).numpy()
+    np.testing.assert_array_equal(spread[inner], target[inner])
+    assert int((spread > 0).sum()) == int((target[inner] > 0).sum())
+
+
 def test_a_whole_case_is_padded_on_both_sides_and_complete(tmp_path):
     t1, t2, target, inner = _with_a_smaller_brain()
     store = _store(tmp_path, _prepared("P01", {T1: t1, T2: t2}, target, {T2: BOX}))

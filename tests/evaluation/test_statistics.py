@@ -185,3 +185,15 @@ def test_seeds_are_averaged_within_each_case():
     assert seed_average(runs) == pytest.approx({"a": 0.4, "b": 0.7})
     assert math.isnan(seed_average([{"a": 1.0}, {"a": math.nan}])["a"])
     assert seed_average([]) == {}
+
+
+def test_time_points_of_a_patient_are_no_cases_of_their_own():
+    values = {f"BraTS-GLI-{n // 3:05d}-{100 + n % 3}": v for n, v in enumerate([0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.9])}
+    found = bootstrap_mean(values)
+    assert (found.n, found.mean) == (7, pytest.approx(np.mean(list(values.values()))))
+    apart = bootstrap_mean({f"P{n}": v for n, v in enumerate(values.values())})
+    assert found.high - found.low > apart.high - apart.low, "three patients know less than seven"
+    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.9)), "three times the same one"
+    assert wilcoxon(values, dict.fromkeys(values, 0.0)) == stats.wilcoxon([0.1, 0.5, 0.9]).pvalue
+    single = bootstrap_mean(dict(list(values.items())[:3]))
+    assert math.isnan(single.low)

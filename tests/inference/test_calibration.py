@@ -44,7 +44,7 @@ def run(study, tmp_path_factory) -> Predictor:
     """A run folder that learnt from Q0, is judged by Q1 and has Q2 for validation."""
     folder = tmp_path_factory.mktemp("runs") / "any"
     shutil.copytree(study.any_subset, folder)
-    cases = {"train": ["Q0"], "validation": ["Q2"], "test": ["Q1"]}
+    cases = {"train": ["Q0"], "validation": ["Q2"], "test": ["Q1"], "before": {"train": ["elsewhere"]}}
     (folder / "manifest.json").write_text(json.dumps({"cases": cases}))
     return Predictor.load(folder, device="cpu", precision="fp32", coverage="whole")
 
@@ -86,9 +86,13 @@ def test_rows_are_the_scores_of_the_evaluation(run, cohort, known):
     assert all(math.isnan(value) for value in told.dice.values()), "no model, no expected Dice"
 
 
-def test_estimates_are_held_against_cases_that_were_not_measured(run, cohort, known, tmp_path):
-    found = assess(run, known, discover(cohort, labels=LABELS))
-    assert {trial.case for trial in found.trials} == {"Q0", "Q1"}
+def test_estimates_are_held_against_cases_that_are_news_to_the_network(run, cohort, known, tmp_path):
+    everyone = discover(cohort, labels=LABELS)
+    with pytest.raises(SettingError, match="knows all 1 cases"):
+        assess(run, known, replace(everyone, cases=everyone.cases[:1]))
+    found = assess(run, replace(known, observed=tuple(row for row in known.observed if row.case != "Q3")), everyone)
+    assert {trial.case for trial in found.trials} == {"Q1", "Q3"}
+    assert found.left_out == ["Q0", "Q2", "Q4", "Q5", "Q6"], "learnt from, and measured"
     assert [(v.subset, v.region, v.n) for v in found.verdicts] == [
         (format_subset(subset), str(region), 2) for subset in WANTED for region in REGIONS
     ]
@@ -98,7 +102,7 @@ def test_estimates_are_held_against_cases_that_were_not_measured(run, cohort, kn
         assert verdict.intervals == 2
         assert verdict.error.mean == pytest.approx(np.mean([abs(t.expected_dice - t.dice) for t in mine]))
         assert 0 <= verdict.ece_after <= 1
-    # Q0 and Q1 are the images of cases that were measured, and the level takes the outermost residuals: an end is met
+    # Q1 and Q3 are the images of cases that were measured, and the level takes the outermost residuals: an end is met
     assert all(t.low_ml - 1e-9 <= t.reference_ml <= t.high_ml + 1e-9 for t in found.trials)
     write_trials(tmp_path / "t.csv", found.trials)
     with (tmp_path / "t.csv").open(newline="") as handle:

@@ -6,6 +6,7 @@ import pytest
 
 from mindgap.errors import MindgapError
 from mindgap.files import read_json, write_json
+from mindgap.inference.engines import outputs_per_voxel
 from mindgap.inference.export import GateCases, export, make_int8
 from mindgap.inference.exported import MOST_LOST, RECORD, Exported, Gate, judge, read_exported, write_exported
 from mindgap.inference.openvino_engine import quantised_file
@@ -83,6 +84,19 @@ def test_a_predictor_follows_the_record(model, study, tmp_path):
         write_exported(folder, sha256, Exported(whole=gate))
         found = Predictor.load(folder, device="cpu", coverage="auto").segment(case)
         assert found.coverage == coverage
+
+
+def test_what_a_pass_takes_is_counted_once(model, study, tmp_path):
+    folder, exported, *_ = model
+    network = load_network(folder)
+    assert exported.outputs_per_voxel == outputs_per_voxel(network.network, len(network.card.sequences))
+    heavy = tmp_path / "model"
+    shutil.copytree(folder, heavy)
+    whole = Gate(True, "said so", {"whole": FP32, "tiles": FP32}, FP32, 2)
+    case = study.cases[0].load()
+    for count, coverage in ((None, "whole"), (exported.outputs_per_voxel, "whole"), (1e9, "tiles")):
+        write_exported(heavy, network.sha256, Exported(whole=whole, outputs_per_voxel=count))
+        assert Predictor.load(heavy, device="cpu", coverage="auto").segment(case).coverage == coverage
 
 
 def test_without_a_record_brains_are_tiled(study):

@@ -52,6 +52,9 @@ def test_another_machine_repeats_no_kept_run_but_trains_a_teacher_that_a_student
     assert [run.name for run in done] == ["teacher-mixture-s0"]
     assert missing == [first, student]
     assert split_runs(runs, study.scale, kept)[1] == [student]  # here the teacher's network lies beside
+    second = replace(grid.teacher("mixture", 0), start=first.name)
+    chain = [first, second, replace(student, teacher=second.name)]
+    assert split_runs(chain, study.scale, place)[1] == chain, "what a needed network needs is run again, too"
 
 
 def test_tables_rebuild_from_what_is_kept(study, kept, tmp_path):

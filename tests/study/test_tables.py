@@ -7,12 +7,12 @@ import json
 import pytest
 
 from mindgap.evaluation.scores import Score, write_scores
-from mindgap.sequences import SEQUENCES
+from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
 from mindgap.study import grid, layouts
 from mindgap.study.grid import Choice
 from mindgap.study.layouts import build_table
 from mindgap.study.results import Results, by_seed
-from mindgap.study.tables import NOT_RUN, paper
+from mindgap.study.tables import METHOD_NAMES, NOT_RUN, paper
 
 CASES = tuple(f"P{n:02d}" for n in range(1, 13))
 
@@ -73,16 +73,20 @@ def test_the_weights_of_the_anchor_are_those_of_the_kept_network(tmp_path):
     assert "T1ce 2.2055" in note
 
 
-def test_a_method_the_paper_does_not_know_has_a_row_without_its_numbers(tmp_path, monkeypatch):
+@pytest.mark.parametrize("worded", [False, True])
+def test_a_method_the_paper_does_not_know_has_a_row_without_its_numbers(tmp_path, monkeypatch, worded):
     monkeypatch.setattr(layouts, "STUDENTS", (*grid.STUDENTS, "logits"))
+    if worded:
+        monkeypatch.setitem(METHOD_NAMES, "logits", "Logits")
+    name = "Logits" if worded else "logits"
     for anchor, value in (("none", 0.5), ("mixture", 0.6)):
         write(tmp_path, grid.student("logits", anchor, "T1", 0)[-1], [value + 0.01 * n for n in range(12)])
-    for name in ("table1", "table2"):
-        table = build_table(name, Results(tmp_path), Choice())
-        assert column(table, "Avg printed", sequence="T1", method="logits")[0] == ""
+    for preset in ("table1", "table2"):
+        table = build_table(preset, Results(tmp_path), Choice())
+        assert column(table, "Avg printed", sequence="T1", method=name)[0] == ""
         assert all(len(row) == len(table.header) for row in table.rows)
     table = build_table("table1", Results(tmp_path), Choice())
-    assert column(table, "minus without alignment", method="logits", anchor="P_*", sequence="T1")[0].startswith("+10")
+    assert column(table, "minus without alignment", method=name, anchor="P_*", sequence="T1")[0].startswith("+10")
 
 
 def test_the_gain_of_an_anchor_over_the_cells_that_were_run_stands_beside_the_papers(tmp_path):
@@ -156,5 +160,22 @@ def test_table_one_quotes_the_paper_and_its_averages(tmp_path):
 def test_the_any_subset_table_has_fifteen_rows_and_their_mean(tmp_path):
     choice = Choice(methods=("dropout",))
     table = build_table("anysubset", Results(tmp_path), choice)
-    assert len(table.rows) == 15 * 2 + 1  # the threshold beside it, and the mean
-    assert table.rows[-1][0] == "mean of 15"
+    assert len(table.rows) == 15 * 2 + 2  # the threshold beside every row, and their means
+    assert [row[:2] for row in table.rows[-2:]] == [["mean of 15", "dropout"], ["mean of 15", "best single threshold"]]
+    rows = []
+    for subset in map(format_subset, SUBSETS):
+        for region in ("WT", "TC", "ET", "ETpp"):
+            for model, value in (("dropout-s0", 0.3), ("threshold", 0.4)):
+                rows += [Score(model, case, subset, region, value, 1.0, 1.0, 1.0) for case in CASES]
+    write_scores(tmp_path / "dropout-s0" / "scores.csv", rows)
+    table = build_table("anysubset", Results(tmp_path), choice)
+    assert column(table, "Avg", sees="mean of 15") == ["30.00 [30.00, 30.00]", "40.00 [40.00, 40.00]"]
+    assert column(table, "minus threshold", sees="mean of 15") == ["-10.00 [-10.00, -10.00]", ""]
+
+
+def test_table_three_does_not_call_quoted_originals_the_comparator(tmp_path):
+    table = build_table("table3", Results(tmp_path), Choice())
+    assert column(table, "anchor", region="WT", source="paper") == ["PMKL as printed", "P_*"]
+    assert any("originals that Table I quotes" in note for note in table.notes)
+    quoted = paper()["table1"]["T1"]["PMKL"]
+    assert float(column(table, "T1", region="WT", source="paper")[0]) == quoted["O"][0] != quoted["W"][0]

@@ -207,6 +207,11 @@ def test_another_grid_or_a_test_case_among_its_lessons_is_refused(trained, store
     write_json(tmp_path / "leaky" / "manifest.json", manifest)
     with pytest.raises(SettingError, match=r"the network in .* learnt from 1 test cases"):
         build_method(settings_of(store_folder, start=tmp_path / "leaky"), store)
+    for part, learnt in (("test", {"before": {"train": ["t"]}}), ("validation", {"train": store.part("validation")})):
+        manifest["cases"] = {"train": ["a"], "validation": []} | learnt
+        write_json(tmp_path / "leaky" / "manifest.json", manifest)
+        with pytest.raises(SettingError, match=rf"learnt from 1 {part} cases"):
+            build_method(settings_of(store_folder, start=tmp_path / "leaky"), store)
 
 
 def test_the_network_in_the_box_can_be_adapted(store):

@@ -178,6 +178,8 @@ def print_assessment(found: Assessment, level: float) -> None:
             for row in found.verdicts
         ),
     )  # fmt: skip
+    if found.left_out:
+        say(f"left out, as the network has learnt from them or was calibrated on them: {', '.join(found.left_out)}")
     say("MAE with 95 % bootstrap intervals over cases; of the mean: where every case is given the mean Dice of the "
         "calibration cases. Coverage with exact 95 % intervals (Clopper-Pearson).")  # fmt: skip
 

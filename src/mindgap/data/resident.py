@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Batch
+from mindgap.batch import BACKGROUND, Batch, Integer
 from mindgap.data.augmentation import Augmentation, Draws, apply_intensities, bend
 from mindgap.data.prepared import Box, decode
 from mindgap.data.store import Store
@@ -150,15 +150,29 @@ class ResidentCases:
         """Names of the cases of a batch."""
         return tuple(self.entries[case].case_id for case in draws.cases.tolist())
 
-    def whole(self, index: int, *, multiple: int = 1) -> Batch:
-        """One whole case as a batch of one, cropped to the box of the subset and padded to a multiple."""
+    def whole(self, index: int, *, shown: Subset | None = None, multiple: int = 1) -> Batch:
+        """One whole case as a batch of one, cropped to the box of a subset and padded to a multiple.
+
+        Args:
+            index: Of the case.
+            shown: Sequences that decide on the crop, of those the case has; the subset of all batches when None.
+            multiple: Of which each side is.
+        """
         entry = self.entries[index]
-        box = entry.box_of(self.subset)
+        box = entry.box_of(shown or self.subset)
         size = [-(-(end - start) // multiple) * multiple for start, end in box]
         codes = self._window(index, [start for start, _ in box], [end for _, end in box], size)[None].to(self.device)
         available = self.available[index : index + 1]
         target = codes[:, -1].to(torch.uint8)
         return Batch(decode(codes[:, :-1]), self.sequences, available, available, target, (entry.case_id,))
+
+    def spread(self, index: int, found: Integer[Tensor, "i j k"], shown: Subset) -> Integer[Tensor, "x y z"]:
+        """What was found in the crop of some sequences, on that of the subset of all batches; 0 around it."""
+        entry = self.entries[index]
+        inner, outer = entry.box_of(shown), entry.box_of(self.subset)
+        spread = found.new_zeros([end - start for start, end in outer])
+        spread[tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(inner, outer, strict=True))] = found
+        return spread
 
     def _load(self, index: int) -> tuple[Tensor, list[NDArray[np.int16]]]:
         entry = self.entries[index]

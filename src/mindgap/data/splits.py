@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from mindgap.data.patients import by_patient, of_same_patients, patient_of
 from mindgap.errors import InputError, SettingError
 
 PUBLISHED: dict[str, str] = {"protokd": "BraTS 2018 training set, 200/28/57 (ProtoKD repository)"}
@@ -18,7 +19,7 @@ PUBLISHED: dict[str, str] = {"protokd": "BraTS 2018 training set, 200/28/57 (Pro
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint lists of cases.
+    """Three disjoint lists of cases; all scans of a patient stand in one of them.
 
     Attributes:
         name: Where it comes from, for records.
@@ -27,7 +28,7 @@ class Split:
         test: Cases that only judge.
 
     Raises:
-        InputError: A case stands in two lists, or twice in one.
+        InputError: A case stands in two lists, or twice in one; scans of one patient stand in two lists.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Split:
                         mend="strike it from one: a case that trained cannot judge",
                     )
                 seen[case_id] = part
+        self._refuse_shared_patients()
 
     @property
     def sha256(self) -> str:
@@ -68,6 +70,18 @@ class Split:
         """The cases that are in none of the lists, sorted; a caller has to tell its user about them."""
         return tuple(sorted(set(case_ids).difference(self.train, self.validation, self.test)))
 
+    def _refuse_shared_patients(self) -> None:
+        parts = self._parts()
+        for part, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            shared = of_same_patients(parts[later], parts[part])
+            if shared:
+                raise InputError(
+                    case=f"split {self.name}",
+                    expected="all scans of a patient in one list",
+                    found=f"{shared[0]} in {later}, and {patient_of(shared[0])} in {part}, too ({len(shared)} cases)",
+                    mend="move them into one list: who trained cannot judge at another time point either",
+                )
+
     def _parts(self) -> dict[str, tuple[str, ...]]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
@@ -77,8 +91,8 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
 
     Args:
         spec: A published name ("protokd"), a folder with one ``*train*.txt``, ``*val*.txt`` and
-            ``*test*.txt`` (one id per line), or fractions of train/validation/test such as "0.7/0.1/0.2". With ":2/4"
-            behind it, fold 2 of a cross-validation with 4 folds over its training and validation cases.
+            ``*test*.txt`` (one id per line), or fractions of train/validation/test such as "0.7/0.1/0.2", of patients.
+            With ":2/4" behind it, fold 2 of a cross-validation with 4 folds over its training and validation cases.
         case_ids: The cases at hand.
         seed: Of the draw by fractions; lists ignore it.
 
@@ -130,20 +144,20 @@ def _fold_of(spec: str) -> tuple[str, tuple[int, int] | None]:
 
 
 def _fold(split: Split, number: int, count: int) -> Split:
-    """Every ``count``-th of the sorted training and validation cases judges, the others train; none chooses.
+    """Every ``count``-th of the sorted training and validation patients judges, the others train; none chooses.
 
     The test cases of the split are in no part: whatever is chosen by cross-validation has not seen them.
     """
-    cases = sorted((*split.train, *split.validation))
-    judged = tuple(cases[number - 1 :: count])
-    if not judged or len(cases) < 2:
+    patients = by_patient((*split.train, *split.validation))
+    judged = tuple(case for cases in patients[number - 1 :: count] for case in cases)
+    if not judged or len(patients) < 2:
         raise InputError(
             case=f"split {split.name}",
-            expected=f"at least {max(count, 2)} training and validation cases for {count} folds",
-            found=str(len(cases)),
+            expected=f"at least {max(count, 2)} training and validation patients for {count} folds",
+            found=str(len(patients)),
             mend="choose fewer folds",
         )
-    train = tuple(case for case in cases if case not in judged)
+    train = tuple(case for cases in patients for case in cases if case not in judged)
     return Split(f"{split.name}, fold {number} of {count}", train, (), judged)
 
 
@@ -178,7 +192,7 @@ def _from_lists(texts: abc.Mapping[str, str], name: str) -> Split:
 
 
 def _draw(spec: str, case_ids: abc.Sequence[str], seed: int) -> Split:
-    """Order cases by a hash of seed and id: no library version changes the draw."""
+    """Order patients by a hash of seed and first case: no library version changes the draw."""
     try:
         fractions = [float(text) for text in spec.split("/")]
     except ValueError:
@@ -188,9 +202,9 @@ def _draw(spec: str, case_ids: abc.Sequence[str], seed: int) -> Split:
             f"split {spec!r}: give three fractions train/validation/test that add up to 1, the first two "
             "above 0, such as 0.7/0.1/0.2."
         )
-    drawn = sorted(set(case_ids), key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+    drawn = sorted(by_patient(case_ids), key=lambda cases: hashlib.sha256(f"{seed}:{cases[0]}".encode()).digest())
     # Few cases still validate: rounding 0.1 of 4 to nothing would refuse what was asked for.
     validation = max(1, round(fractions[1] * len(drawn)))
     test = min(round(fractions[2] * len(drawn)), max(0, len(drawn) - validation - 1))
     parts = (drawn[validation + test :], drawn[:validation], drawn[validation : validation + test])
-    return Split(f"{spec} seed {seed}", *(tuple(sorted(part)) for part in parts))
+    return Split(f"{spec} seed {seed}", *(tuple(sorted(case for cases in part for case in cases)) for part in parts))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mindgap.data.patients import by_patient
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -29,15 +31,17 @@ class Interval:
 def bootstrap_mean(values: Mapping[str, float], *, draws: int = 4000, seed: int = 0) -> Interval:
     """Mean and 95 % percentile interval, cases drawn with replacement; values that are not finite are left out.
 
-    With few cases the interval is too narrow (9 cases: about 90 % true coverage), and a single case has none.
+    Time points of one patient (:func:`mindgap.data.patients.patient_of`) are drawn together. With few patients the
+    interval is too narrow (9: about 90 % true coverage), and a single one has none.
     """
     # By name, so that the order in which cases were scored does not move the interval.
-    finite = np.array([values[case] for case in sorted(values) if np.isfinite(values[case])], dtype=np.float64)
-    if len(finite) == 0:
+    finite = {case: values[case] for case in sorted(values) if np.isfinite(values[case])}
+    if not finite:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    means = _resampled(finite, draws, seed)
-    low, high = np.percentile(means, [2.5, 97.5]).tolist() if len(finite) > 1 else (float("nan"), float("nan"))
-    return Interval(float(finite.mean()), low, high, len(finite))
+    patients = [[finite[case] for case in cases] for cases in by_patient(finite)]
+    means = _resampled(patients, draws, seed)
+    low, high = np.percentile(means, [2.5, 97.5]).tolist() if len(patients) > 1 else (float("nan"), float("nan"))
+    return Interval(float(np.mean(list(finite.values()))), low, high, len(finite))
 
 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> Interval:
@@ -63,7 +67,8 @@ def seed_average(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def wilcoxon(first: Mapping[str, float], second: Mapping[str, float]) -> float:
     """Two-sided Wilcoxon signed-rank test of first against second over the cases both have, zeros by Pratt.
 
-    Differences of 0 take part in the ranking and are then left out of the sums, so that cases on which two networks
+    Time points of one patient are averaged first. Differences of 0 take part in the ranking and are then left out of
+    the sums, so that cases on which two networks
     agree speak for no difference.
 
     Args:
@@ -77,8 +82,9 @@ def wilcoxon(first: Mapping[str, float], second: Mapping[str, float]) -> float:
     Reference:
         Pratt, Remarks on Zeros and Ties in the Wilcoxon Signed Rank Procedures, JASA 1959; ``scipy.stats.wilcoxon``.
     """
-    differences = np.array([first[case] - second[case] for case in sorted(first) if case in second], dtype=np.float64)
-    differences = differences[np.isfinite(differences)]
+    every = {case: first[case] - second[case] for case in first if case in second}
+    finite = {case: value for case, value in every.items() if np.isfinite(value)}
+    differences = np.array([np.mean([finite[case] for case in cases]) for cases in by_patient(finite)])
     if len(differences) == 0:
         return float("nan")
     if not differences.any():
@@ -122,7 +128,8 @@ def smallest_attainable_p(cases: int, family: int = 1) -> float:
     return min(1.0, family * 2.0 ** (1 - cases)) if cases > 0 else 1.0
 
 
-def _resampled(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
-    rng = np.random.default_rng(seed)
-    means: NDArray[np.float64] = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
+def _resampled(patients: Sequence[Sequence[float]], draws: int, seed: int) -> NDArray[np.float64]:
+    sums, counts = (np.array([f(values) for values in patients], dtype=np.float64) for f in (sum, len))
+    drawn = np.random.default_rng(seed).integers(0, len(patients), (draws, len(patients)))
+    means: NDArray[np.float64] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     return means

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.cohort import Cohort
+from mindgap.data.history import history_of
+from mindgap.data.patients import of_same_patients
+from mindgap.errors import SettingError
 from mindgap.evaluation.calibration import calibration_error, reliability_bins, scale_regions
 from mindgap.evaluation.conformal import exact_binomial
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
@@ -110,11 +113,13 @@ class Assessment:
         trials: A row per case, subset and region.
         verdicts: A row per subset and region.
         bins: (subset, region) -> sums for reliability curves (3 B) before and after temperature scaling.
+        left_out: Cases that cannot judge: the network has learnt from, was chosen by or calibrated on their patients.
     """
 
     trials: list[Trial]
     verdicts: list[Verdict]
     bins: dict[tuple[str, str], tuple[Bins, Bins]]
+    left_out: Sequence[str] = ()
 
 
 def assess(
@@ -130,15 +135,21 @@ def assess(
     Args:
         predictor: The network.
         confidence: What is known of it, from other cases.
-        cohort: Test cases with labels; those the network was calibrated on are left out.
+        cohort: Test cases with labels; patients it has learnt from, was chosen by or calibrated on are left out.
         subsets: What to look at; all the network was calibrated on when None.
         progress: Called after each subset of each case.
 
     Raises:
+        SettingError: None is left.
         InputError: A case cannot be used.
     """
-    seen = {row.case for row in confidence.observed}
-    cases = [files for files in cohort.cases if files.case_id not in seen]
+    known = {row.case for row in confidence.observed} | history_of(predictor.folder).known
+    left_out = of_same_patients((files.case_id for files in cohort.cases), known)
+    cases = [files for files in cohort.cases if files.case_id not in left_out]
+    if not cases:
+        raise SettingError(
+            f"the network in {predictor.folder} knows all {len(left_out)} cases of {cohort.root}: name others to test."
+        )
     calibrated = {row.subset for row in confidence.observed}
     wanted = subsets or [subset for subset in predictor.subsets if format_subset(subset) in calibrated]
     trials: list[Trial] = []
@@ -150,7 +161,7 @@ def assess(
             before, after = bins.get((found.subset, region), (0.0, 0.0))
             bins[found.subset, region] = before + pair[0], after + pair[1]
     verdicts = [_verdict(trials, confidence, *key, pair) for key, pair in bins.items()]
-    return Assessment(trials, verdicts, bins)
+    return Assessment(trials, verdicts, bins, left_out)
 
 
 def write_trials(path: Path, trials: Iterable[Trial]) -> None:

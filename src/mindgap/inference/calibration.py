@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort, discover_labelled
+from mindgap.data.history import history_of
+from mindgap.data.patients import of_same_patients
 from mindgap.errors import SettingError
 from mindgap.evaluation.calibration import DiceModel, Temperature, fit_dice, fit_temperature, likelihood_curve
 from mindgap.evaluation.metrics import dice
@@ -282,17 +284,18 @@ def _source(folder: Path) -> Path:
 
 
 def _choose(cohort: Cohort, cases: str, parts: Mapping[str, Sequence[str]], folder: Path) -> list[CaseFiles]:
-    """The cases asked for, none of which the network learnt from or is judged by."""
-    train, test = set(parts.get("train", ())), set(parts.get("test", ()))
+    """The cases asked for, none of which shows a patient whom the network learnt from or is judged by."""
+    barred = {*history_of(folder).learnt, *parts.get("test", ())}
     if cases == "validation":
         wanted = set(parts.get("validation", ()))
         if not wanted:
             raise SettingError(f"{folder} names no validation cases: add --cases all, or their names.")
     elif cases == "all":
-        wanted = {files.case_id for files in cohort.cases} - train - test
+        wanted = {files.case_id for files in cohort.cases}
+        wanted -= set(of_same_patients(wanted, barred))
     else:
         wanted = {name.strip() for name in cases.split(",") if name.strip()}
-    taken = sorted(wanted & (train | test))
+    taken = of_same_patients(wanted, barred)
     if taken:
         raise SettingError(
             f"{', '.join(taken[:5])}: training or test cases of {folder}. What a network learnt from makes it look "

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from mindgap.data.prepared import PreparedCase
 from mindgap.errors import InputError, MindgapError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.rules import DEFAULT_RULES
-from mindgap.inference.engines import HOW_TO_INSTALL, Engine
+from mindgap.inference.engines import HOW_TO_INSTALL, Engine, outputs_per_voxel
 from mindgap.inference.exported import Exported, Gate, judge, write_exported
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Coverage, Predictor
@@ -132,7 +132,7 @@ def export(
         make_int8(folder, cases.training, seed=seed)
     tally = _Tally()
     _measure(model, cases, tally, device=device, int8=int8, progress=progress)
-    exported = _judge_both(tally, len(cases.validation), int8=int8)
+    exported = counted(_judge_both(tally, len(cases.validation), int8=int8), model)
     if exported.int8 is not None and not exported.int8.passed:
         shutil.rmtree(quantised_folder(folder))
     write_exported(folder, model.sha256, exported)
@@ -140,6 +140,11 @@ def export(
         if gate is not None:
             say(f"{'kept' if gate.passed else 'left out'}: {gate.reason}")
     return exported
+
+
+def counted(exported: Exported, model: TrainedNetwork) -> Exported:
+    """The gates, with what a pass of this network takes."""
+    return replace(exported, outputs_per_voxel=outputs_per_voxel(model.network, len(model.card.sequences)))
 
 
 def quantised_folder(folder: Path) -> Path:

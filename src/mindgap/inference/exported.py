@@ -43,10 +43,13 @@ class Exported:
     Attributes:
         whole: One pass over the brain beside half-overlapping tiles.
         int8: Quantised beside fp32.
+        outputs_per_voxel: What a pass over the brain takes (:func:`mindgap.inference.engines.outputs_per_voxel`), so
+            that who loads the network need not try it; None where it was not counted.
     """
 
     whole: Gate | None = None
     int8: Gate | None = None
+    outputs_per_voxel: float | None = None
 
 
 def judge(
@@ -87,7 +90,8 @@ def read_exported(folder: Path, sha256: str) -> Exported | None:
         raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
     if value["weights_sha256"] != sha256:
         raise MindgapError(f"{path} speaks of other weights than those beside it: run `mindgap export` again.")
-    return Exported(**{name: None if value[name] is None else Gate(**value[name]) for name in ("whole", "int8")})
+    gates = {name: None if value[name] is None else Gate(**value[name]) for name in ("whole", "int8")}
+    return Exported(**gates, outputs_per_voxel=value.get("outputs_per_voxel"))
 
 
 def write_exported(folder: Path, sha256: str, exported: Exported) -> Path:

@@ -252,6 +252,8 @@ class Predictor:
 
     @cached_property
     def _outputs_per_voxel(self) -> float:
+        if self.exported is not None and self.exported.outputs_per_voxel is not None:
+            return self.exported.outputs_per_voxel
         return outputs_per_voxel(self.network, len(self.card.sequences))
 
     def _classes_at_home(self, maps: Float[Tensor, "R i j k"], placement: Placement) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ from mindgap.files import read_json, write_json
 from mindgap.inference.calibration import cross_calibrate
 from mindgap.inference.confidence import write_confidence
 from mindgap.inference.decision import highest_expected_dice
-from mindgap.inference.export import GateCases, can_quantise, cross_gate, make_int8, quantised_folder
+from mindgap.inference.export import GateCases, can_quantise, counted, cross_gate, make_int8, quantised_folder
 from mindgap.inference.exported import write_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import predict_tiled, predict_whole
@@ -130,11 +130,11 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
         predictor = Predictor.load(place.run(run.name), device=place.device, engine="auto")
         cases, rows = ResidentCases(store, judged, subset=store.sequences), []
         for index, case in enumerate(judged):
-            batch = cases.whole(index)
-            assert batch.target is not None
-            reference = batch.target[0].numpy().astype(np.uint8)
+            target = cases.whole(index).target
+            assert target is not None
+            reference = target[0].numpy().astype(np.uint8)
             for subset in (some for some in SUBSETS if set(some) <= set(store.cases[case].sequences)):
-                seen = batch.show(subset)
+                seen = cases.whole(index, shown=subset).show(subset)
                 image = fill_absent(seen.image, seen.present)[0]
                 run_it = partial(predictor.engine, present=seen.present[0])
                 if trial.coverage == "whole":
@@ -145,7 +145,8 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
                 for lowered in LOWERED if trial.name == BOX else LOWERED[:1]:
                     decided[run.name + rule_of(lowered)] = highest_expected_dice(lower_odds(maps, lowered))
                 for name, found in decided.items():
-                    rows += [_score(name, case, subset, region, found.numpy(), reference) for region in REGIONS]
+                    mask = cases.spread(index, found, subset).numpy()
+                    rows += [_score(name, case, subset, region, mask, reference) for region in REGIONS]
             done += 1
             progress(done, total, case)
         write_scores(place.run(run.name) / DECIDED, rows)
@@ -237,7 +238,8 @@ def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) 
     shutil.rmtree(quantised_folder(out), ignore_errors=True)  # of a box before
     if exported.int8 is not None and exported.int8.passed:
         make_int8(out, [files for cases in folds.values() for files in cases.validation[:_PER_FOLD]])
-    write_exported(out, load_network(out).sha256, exported)
+    network = load_network(out)
+    write_exported(out, network.sha256, counted(exported, network))
 
 
 def measure_confidence(place: Place, trial: Trial, *, progress: Progress) -> None:

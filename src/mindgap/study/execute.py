@@ -60,7 +60,8 @@ def is_finished(run: Run, scale: Scale, place: Place) -> bool:
 def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Run], list[Run]]:
     """What has its scores, and what has to be run.
 
-    A teacher whose scores are kept but whose network is not here is run again if a student needs it.
+    A teacher whose scores are kept but whose network is not here is run again if a student needs it, and so is what it
+    started from itself.
 
     Args:
         runs: Teachers before students.
@@ -72,8 +73,12 @@ def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Ru
     """
     here = {run.name for run in runs if is_finished(run, scale, place)}
     scored = here | {run.name for run in runs if is_kept(run, scale, place)}
-    needed = {run.after for run in runs if run.name not in scored}
-    missing = [run for run in runs if run.name not in scored or (run.name in needed and run.name not in here)]
+    missing: list[Run] = []
+    needed: set[str | None] = set()
+    for run in reversed(runs):
+        if run.name not in scored or (run.name in needed and run.name not in here):
+            missing.insert(0, run)
+            needed.add(run.after)
     return [run for run in runs if run not in missing], missing
 
 

@@ -124,9 +124,11 @@ class Results:
         pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
         return self.cases([a for a, _ in pairs], column), self.cases([b for _, b in pairs], column)
 
-    def mean_over(self, cells: Sequence[tuple[Sequence[Run], str | None]], column: str) -> dict[str, float]:
+    def mean_over(
+        self, cells: Sequence[tuple[Sequence[Run], str | None]], column: str, *, model: str = ""
+    ) -> dict[str, float]:
         """Case -> mean over several cells, each of some seeds and a subset; empty unless all were run."""
-        found = [self.cases(seeds, column, subset=subset) for seeds, subset in cells]
+        found = [self.cases(seeds, column, subset=subset, model=model) for seeds, subset in cells]
         shared = set.intersection(*(set(values) for values in found)) if found else set()
         return {case: float(np.mean([values[case] for values in found])) for case in sorted(shared)}
 

@@ -53,6 +53,7 @@ class TrialRow:
         average: Region -> mean Dice over the fifteen subsets.
         plain: The same, decided by the most probable class.
         difference: Region, or "mean" -> average minus that of the trial it is held against, paired by case.
+        plain_difference: The same, both decided by the most probable class.
     """
 
     trial: Trial
@@ -61,6 +62,7 @@ class TrialRow:
     average: dict[str, Interval]
     plain: dict[str, Interval]
     difference: dict[str, Interval]
+    plain_difference: dict[str, Interval]
 
 
 def compare(place: Place) -> list[TrialRow]:
@@ -72,17 +74,22 @@ def compare(place: Place) -> list[TrialRow]:
         averaged = average_subsets(mine)
         complete = {str(r): bootstrap_mean(_values(mine, trial, str(r), format_subset(SEQUENCES))) for r in REGIONS}
         average = {str(r): bootstrap_mean(_values(averaged, trial, str(r), ALL_SUBSETS)) for r in REGIONS}
-        alone = [replace(row, model=trial.name) for row in scores_of(trial, place, rule=PLAIN)]
-        plain = {str(r): bootstrap_mean(_values(average_subsets(alone), trial, str(r), ALL_SUBSETS)) for r in REGIONS}
-        difference = {}
+        alone = average_subsets(scores_of(trial, place, rule=PLAIN))
+        plain = {str(r): bootstrap_mean(_values(alone, trial, str(r), ALL_SUBSETS)) for r in REGIONS}
+        differences: list[dict[str, Interval]] = [{}, {}]
         other = TRIALS[trial.against] if trial.against and scores[trial.against] else None
         if other is not None:
-            theirs = average_subsets(scores[other.name])
-            for region in (*map(str, REGIONS), "mean"):
-                pair = (_values(a, t, region, ALL_SUBSETS) for a, t in ((averaged, trial), (theirs, other)))
-                difference[region] = paired_difference(*pair)
+            theirs, plainly = average_subsets(scores[other.name]), average_subsets(scores_of(other, place, rule=PLAIN))
+            names = (*map(str, REGIONS), "mean")
+            differences = [
+                {
+                    n: paired_difference(_values(a, trial, n, ALL_SUBSETS), _values(b, other, n, ALL_SUBSETS))
+                    for n in names
+                }
+                for a, b in ((averaged, theirs), (alone, plainly))
+            ]
         cases = len({row.case for row in mine})
-        rows.append(TrialRow(trial, cases, complete, average, plain, difference))
+        rows.append(TrialRow(trial, cases, complete, average, plain, *differences))
     return rows
 
 
@@ -123,16 +130,20 @@ def trials_markdown(rows: Sequence[TrialRow]) -> str:
     """The table of what was tried."""
     lines = [
         "| trial | what it is | n | steps | four sequences WT / TC / ET | mean of 15 WT / TC / ET |"
-        " by the most probable class | against | difference of the mean of 15 WT / TC / ET | of all three |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        " by the most probable class | against | difference of the mean of 15 WT / TC / ET | of all three |"
+        " by the most probable class |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         tables = (row.complete, row.average, row.plain)
         complete, average, plain = (" / ".join(_percent(table[str(r)]) for r in REGIONS) for table in tables)
-        parts = [_signed(row.difference[str(r)]) for r in REGIONS] if row.difference else []
+        parts, plainly = (
+            " / ".join(_signed(table[str(r)]) for r in REGIONS if table)
+            for table in (row.difference, row.plain_difference)
+        )
         mean = _signed(row.difference["mean"]) if row.difference else ""
         cells = [row.trial.name, row.trial.says, str(row.cases), f"{row.trial.steps:,}", complete, average, plain,
-                 row.trial.against if row.difference else "", " / ".join(parts), mean]  # fmt: skip
+                 row.trial.against if row.difference else "", parts, mean, plainly]  # fmt: skip
         lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
     return "\n".join(lines) + "\n"
 

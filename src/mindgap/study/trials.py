@@ -107,7 +107,7 @@ _TRIALS = (
     Trial(FIRST, "from random weights, one network a fold", steps=STEPS, folds=_ALL, against=OUTSIDE),
     Trial(
         OUTSIDE,
-        "MONAI DynUNet, absent sequences zero, random subsets, same steps, crops and augmentation",
+        "MONAI DynUNet, absent sequences filled with background, random subsets, same steps, crops and augmentation",
         "dynunet",
         steps=STEPS,
         folds=(1, 3),

@@ -53,16 +53,17 @@ def validate(
     network.eval()
     rows = []
     for index in range(len(cases)) if indices is None else indices:
-        batch = cases.whole(index)
-        assert batch.target is not None
-        reference = batch.target[0].cpu().numpy().astype(np.uint8)
+        target = cases.whole(index).target
+        assert target is not None
+        reference = target[0].cpu().numpy().astype(np.uint8)
         values = []
-        for seen in (batch.select(subset).show(some) for some in shown or [subset]):
-            if not bool(seen.present.any()):
+        for some in shown or [subset]:
+            if not set(some) & set(cases.entries[index].sequences):
                 continue
+            seen = cases.whole(index, shown=some).select(subset).show(some)  # nothing of what is absent, not its crop
             run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
             maps = predict_tiled(seen.image[0], run, window=window)
-            predicted = classes_from_regions(maps, head_of(network)).numpy()
+            predicted = cases.spread(index, classes_from_regions(maps, head_of(network)), some).numpy()
             values.append([dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
         rows.append((index, np.mean(values, axis=0).tolist()))
     return rows
