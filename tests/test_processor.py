@@ -3,9 +3,11 @@ import sys
 import pytest
 import torch
 
+from mindgap import processor
 from mindgap.errors import SettingError
 from mindgap.processor import (
     Processor,
+    available_memory_gib,
     choose_precision,
     cpu_count,
     detect_processor,
@@ -65,3 +67,38 @@ def test_keep_freed_memory_says_whether_it_did(monkeypatch):
 def test_memory_and_processors_are_counted():
     assert peak_memory_gib() >= 0
     assert cpu_count() >= 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "memory", "cpu"),
+    [
+        (
+            "0::/system.slice/job_7/step_0\n",
+            {"system.slice/job_7/memory.max": "4294967296", "system.slice/job_7/memory.current": "3221225472",
+             "system.slice/job_7/memory.stat": "anon 1\ninactive_file 1073741824\nactive_file 1073741824\n",
+             "system.slice/job_7/step_0/memory.max": "max", "system.slice/job_7/step_0/memory.current": "5"},
+            {"system.slice/job_7/cpu.max": "150000 100000", "system.slice/job_7/step_0/cpu.max": "max 100000"},
+        ),
+        (
+            "4:memory:/slurm/job_7\n2:cpu,cpuacct:/docker/x\n0::/\n",
+            {"memory/slurm/memory.limit_in_bytes": "4294967296", "memory/slurm/memory.usage_in_bytes": "3221225472",
+             "memory/slurm/memory.stat": "total_inactive_file 2147483648\n",
+             "memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "5"},
+            {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"},
+        ),
+        ("0::/\n", {}, {}),
+    ],
+)  # fmt: skip
+def test_limits_of_a_scheduler_count_wherever_they_are_set_and_cached_files_are_free(
+    groups, memory, cpu, tmp_path, monkeypatch
+):
+    for name, text in (memory | cpu).items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(text + "\n")
+    (tmp_path / "own").write_text(groups)
+    monkeypatch.setattr(processor, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(processor, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(processor, "_meminfo_gib", lambda: 64.0)
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert available_memory_gib("cpu") == (3.0 if memory else 64.0)
+    assert cpu_count() == (2 if cpu else 64)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,9 +58,16 @@ def explain_unwritten(path: Path, error: OSError) -> str:
 
 def cache_folder() -> Path:
     """Where files lie that can be made again: the user's cache folder, as the system names it."""
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mindgap"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindgap"
+    named = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    if named:
+        return Path(named) / "mindgap"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container whose user has neither HOME nor an entry in its list of users
+        home = Path()
+    if home in (Path(), Path(home.anchor)):
+        return Path(tempfile.gettempdir()) / f"mindgap-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+    return home / ("AppData/Local" if os.name == "nt" else ".cache") / "mindgap"
 
 
 def remove_leftovers(folder: Path) -> None:

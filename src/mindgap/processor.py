@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from mindgap.errors import SettingError
 
 Precision = Literal["fp32", "bf16"]
 
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 
 
@@ -141,16 +143,16 @@ def available_memory_gib(device: str) -> float:
     if device == "cuda":
         import torch
 
-        return float(torch.cuda.mem_get_info()[0]) / 2**30
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # held by this process, free to it
+        return float(torch.cuda.mem_get_info()[0] + unused) / 2**30
     known = [_meminfo_gib(), _container_gib()]
     return min((gib for gib in known if gib is not None), default=float("inf"))
 
 
 def cpu_count() -> int:
     """Processors this process may use (a container or scheduler may allow fewer than the machine has)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([there, *map(math.ceil, _quotas())]))
 
 
 def _meminfo_gib() -> float | None:
@@ -163,17 +165,60 @@ def _meminfo_gib() -> float | None:
 
 
 def _container_gib() -> float | None:
-    """What the control group still allows (version 2, then 1); None without a limit."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if Path(limit).is_file() and Path(used).is_file():
-            allowed = Path(limit).read_text().strip()
-            if allowed == "max" or int(allowed) > 2**60:
-                return None
-            return max(int(allowed) - int(Path(used).read_text()), 0) / 2**30
-    return None
+    """What the control groups of this process still allow (version 2, and 1); None without a limit.
+
+    Copies of files that the system keeps in memory count as free: it gives them up when memory is asked for.
+    """
+    free = []
+    for folder in _control_groups("memory"):
+        for limit, used, cached in (
+            ("memory.max", "memory.current", ("inactive_file", "active_file")),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+        ):
+            allowed, taken = _number(folder / limit), _number(folder / used)
+            if allowed is not None and taken is not None and allowed < 2**60:
+                lines = (line.partition(" ") for line in _text(folder / "memory.stat").splitlines())
+                taken -= sum(int(value) for name, _, value in lines if name in cached)
+                free.append(max(allowed - max(taken, 0), 0) / 2**30)
+    return min(free, default=None)
+
+
+def _quotas() -> list[float]:
+    """Processors' worth of time that the control groups of this process allow, as `docker --cpus` sets it."""
+    found = []
+    for folder in _control_groups("cpu"):
+        share, _, period = _text(folder / "cpu.max").partition(" ")
+        if share.isdigit() and period.strip().isdigit():
+            found.append(int(share) / int(period))
+        quota, length = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota is not None and length and quota > 0:
+            found.append(quota / length)
+    return found
+
+
+def _control_groups(kind: str) -> list[Path]:
+    """Folders of the control groups this process is in, for one kind of limit, from the innermost outwards."""
+    folders = []
+    for line in _text(_OWN_GROUPS).splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers and kind not in controllers.split(","):
+            continue
+        root = _GROUPS / kind if controllers else _GROUPS
+        inner = root / place.lstrip("/")
+        folders += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    return folders
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def _cpu_name() -> str:

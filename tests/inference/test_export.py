@@ -8,8 +8,17 @@ from mindgap.errors import MindgapError
 from mindgap.files import read_json, write_json
 from mindgap.inference.engines import outputs_per_voxel
 from mindgap.inference.export import GateCases, export, make_int8
-from mindgap.inference.exported import MOST_LOST, RECORD, Exported, Gate, judge, read_exported, write_exported
-from mindgap.inference.openvino_engine import quantised_file
+from mindgap.inference.exported import (
+    MOST_LOST,
+    RECORD,
+    Exported,
+    Gate,
+    is_stale,
+    judge,
+    quantised_file,
+    read_exported,
+    write_exported,
+)
 from mindgap.inference.predictor import Predictor
 from mindgap.networks.weights import load_network
 from mindgap.processor import detect_processor
@@ -37,8 +46,9 @@ def test_a_record_is_of_the_weights_beside_it(tmp_path):
     exported = Exported(whole=_gate(), int8=None)
     write_exported(tmp_path, "a", exported)
     assert read_exported(tmp_path, "a") == exported
-    with pytest.raises(MindgapError, match="mindgap export"):
-        read_exported(tmp_path, "b")
+    assert read_exported(tmp_path, "b") is None
+    assert is_stale(tmp_path, "b")
+    assert not is_stale(tmp_path, "a")
     write_json(tmp_path / RECORD, {**read_json(tmp_path / RECORD), "format": 99})
     with pytest.raises(MindgapError, match="Update mindgap"):
         read_exported(tmp_path, "a")
@@ -99,6 +109,28 @@ def test_what_a_pass_takes_is_counted_once(model, study, tmp_path):
         assert Predictor.load(heavy, device="cpu", coverage="auto").segment(case).coverage == coverage
 
 
+def test_a_record_of_other_weights_is_none_until_the_next_export(model, study, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model[0], folder)
+    write_exported(folder, "0" * 64, Exported(int8=Gate(True, "passed", {"int8": FP32, "fp32": FP32}, FP32, 2)))
+    assert Predictor.load(folder, device="cpu", engine="auto").exported is None
+    with pytest.raises(MindgapError, match="other weights: run `mindgap export` again"):
+        Predictor.load(folder, device="cpu", engine="auto", precision="int8")
+    export(folder, GateCases([], study.cases[:1], find_convention("brats2017")), device="cpu", int8=False)
+    assert Predictor.load(folder, device="cpu", engine="auto").exported.whole is not None
+
+
+def test_what_fitted_once_fits_again(model, study, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(model[0], folder)
+    write_exported(folder, load_network(folder).sha256, Exported(whole=_gate()))
+    case, free = study.cases[0].load(), iter([1000.0, 0.0, 0.0])
+    monkeypatch.setattr("mindgap.inference.predictor.available_memory_gib", lambda device: next(free))
+    predictor = Predictor.load(folder, device="cpu", coverage="auto")
+    assert [predictor.segment(case).coverage for _ in range(2)] == ["whole", "whole"]
+    assert Predictor.load(folder, device="cpu", coverage="auto").segment(case).coverage == "tiles"
+
+
 def test_without_a_record_brains_are_tiled(study):
     assert Predictor.load(study.fixed, device="cpu", coverage="auto").segment(study.cases[0].load()).coverage == "tiles"
 
@@ -119,7 +151,13 @@ def test_int8_is_chosen_where_it_passed_and_there_is_no_bf16(model, study, tmp_p
     assert chosen.segment(study.cases[0].load()).target.shape == study.cases[0].load().reference.array.shape
     native = detect_processor("cpu").native_bf16
     assert Predictor.load(folder, device="cpu", engine="auto").choice.precision == ("bf16" if native else "int8")
+    numbers = quantised_file(folder).with_suffix(".bin")
+    numbers.write_bytes(bytes(len(numbers.read_bytes())))  # whole by its length, and wrong
+    assert Predictor.load(folder, device="cpu", engine="auto").choice.precision == ("bf16" if native else "fp32")
+    with pytest.raises(MindgapError, match="not those that were measured"):
+        Predictor.load(folder, device="cpu", engine="auto", precision="int8")
     quantised_file(folder).write_text("<net of another OpenVINO>")
+    write_exported(folder, sha256, read_exported(folder, sha256))
     assert Predictor.load(folder, device="cpu", engine="auto").choice.precision == ("bf16" if native else "fp32")
     with pytest.raises(MindgapError, match="cannot be loaded"):
         Predictor.load(folder, device="cpu", engine="auto", precision="int8")

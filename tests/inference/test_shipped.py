@@ -6,8 +6,7 @@ import pytest
 
 from mindgap.data.splits import published_split
 from mindgap.errors import MindgapError, SettingError
-from mindgap.inference.exported import read_exported
-from mindgap.inference.openvino_engine import quantised_file
+from mindgap.inference.exported import quantised_file, read_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import CARD, DEFAULT, model_folder, shipped
 from mindgap.networks.weights import MODEL_CARD, WEIGHTS, load_network

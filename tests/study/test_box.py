@@ -17,8 +17,7 @@ from mindgap.evaluation.scores import Score, read_scores
 from mindgap.experiment import PRESETS
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.decision import highest_expected_dice
-from mindgap.inference.exported import read_exported
-from mindgap.inference.openvino_engine import quantised_file
+from mindgap.inference.exported import quantised_file, read_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import describe
 from mindgap.methods.compact import CompactRecipe

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mindgap.batch import Bool, Float, Output
 from mindgap.errors import MindgapError, SettingError
-from mindgap.inference.exported import Exported, read_exported
+from mindgap.inference.exported import Exported, is_stale, quantised_file, quantised_sha256, read_exported
 from mindgap.networks.blocks import channels_last
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import TrainedNetwork
@@ -113,12 +113,16 @@ def load_engine(
         MindgapError: int8 was asked for and cannot be loaded.
     """
     exported = read_exported(model.folder, model.sha256)
-    int8 = exported is not None and exported.int8 is not None and exported.int8.passed
-    why = exported.int8.reason if exported is not None and exported.int8 is not None else ""
+    gate = exported.int8 if exported is not None else None
+    int8, why = gate is not None and gate.passed, "" if gate is None else gate.reason
+    if is_stale(model.folder, model.sha256):
+        why = "what was exported is of other weights: run `mindgap export` again"
+    elif int8 and exported is not None and exported.int8_sha256 != quantised_sha256(model.folder):
+        int8, why = False, "its int8 files are not those that were measured: run `mindgap export`, or install, again"
     choice = choose_engine(engine, precision, processor, int8=int8, why_no_int8=why)
     if choice.name == "torch":
         return TorchEngine(model.network, processor.device, choice.precision), choice, exported
-    from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file, representation_of
+    from mindgap.inference.openvino_engine import OpenVinoEngine, representation_of
 
     if choice.precision == "int8":
         try:

@@ -27,7 +27,7 @@ from mindgap.errors import InputError, MindgapError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.inference.engines import HOW_TO_INSTALL, Engine, outputs_per_voxel
-from mindgap.inference.exported import Exported, Gate, judge, write_exported
+from mindgap.inference.exported import RECORD, Exported, Gate, judge, quantised_file, write_exported
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.tiling import pad_to, padded_shape
@@ -127,6 +127,7 @@ def export(
     if int8 and not can_quantise():
         raise MindgapError(f"int8 needs openvino and nncf: {HOW_TO_INSTALL.replace('cpu', 'int8')}, or use --no-int8.")
     model = load_network(folder)
+    (folder / RECORD).unlink(missing_ok=True)  # of an export before: nothing speaks for what is being made
     if int8:
         say("quantising to int8")
         make_int8(folder, cases.training, seed=seed)
@@ -135,7 +136,7 @@ def export(
     exported = counted(_judge_both(tally, len(cases.validation), int8=int8), model)
     if exported.int8 is not None and not exported.int8.passed:
         shutil.rmtree(quantised_folder(folder))
-    write_exported(folder, model.sha256, exported)
+    exported = write_exported(folder, model.sha256, exported)
     for gate in (exported.whole, exported.int8):
         if gate is not None:
             say(f"{'kept' if gate.passed else 'left out'}: {gate.reason}")
@@ -149,8 +150,6 @@ def counted(exported: Exported, model: TrainedNetwork) -> Exported:
 
 def quantised_folder(folder: Path) -> Path:
     """Where the files of the int8 network of a model folder lie."""
-    from mindgap.inference.openvino_engine import quantised_file
-
     return quantised_file(folder).parent
 
 
@@ -278,7 +277,7 @@ def _measure(
     ways = {_TILES: _Way(plain.engine, "tiles", _TILES), _WHOLE: _Way(plain.engine, "whole", _TILES)}
     asked = plain.card.coverage
     if int8:
-        from mindgap.inference.openvino_engine import OpenVinoEngine, quantised_file
+        from mindgap.inference.openvino_engine import OpenVinoEngine
 
         quick = OpenVinoEngine(quantised_file(model.folder), "int8", threads=plain.processor.threads)
         ways[_INT8] = _Way(quick, asked, asked)

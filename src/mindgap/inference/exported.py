@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mindgap.errors import MindgapError
-from mindgap.files import read_json, write_json
+from mindgap.files import read_json, sha256_of, write_json
 
 FORMAT = 1
 RECORD = "exported.json"
 """In the model folder."""
+QUANTISED = "int8"
+"""Folder of the quantised graph, in the model folder."""
+GRAPH = "network.xml"
 MOST_LOST = 0.005
 """Largest loss of mean Dice in any region that a gate lets through."""
 
@@ -43,12 +47,14 @@ class Exported:
     Attributes:
         whole: One pass over the brain beside half-overlapping tiles.
         int8: Quantised beside fp32.
+        int8_sha256: Of the quantised graph that was measured; another one is not used.
         outputs_per_voxel: What a pass over the brain takes (:func:`mindgap.inference.engines.outputs_per_voxel`), so
             that who loads the network need not try it; None where it was not counted.
     """
 
     whole: Gate | None = None
     int8: Gate | None = None
+    int8_sha256: str | None = None
     outputs_per_voxel: float | None = None
 
 
@@ -73,28 +79,46 @@ def judge(
 
 
 def read_exported(folder: Path, sha256: str) -> Exported | None:
-    """The gates in a model folder; None where nothing was exported.
+    """The gates in a model folder; None where nothing was exported, or what was is of other weights (:func:`is_stale`).
 
     Args:
         folder: Of the model.
         sha256: Of its weights.
 
     Raises:
-        MindgapError: They are those of other weights, or of a newer format.
+        MindgapError: They are of a newer format.
     """
     path = folder / RECORD
-    if not path.is_file():
+    if not path.is_file() or is_stale(folder, sha256):
         return None
     value = read_json(path)
     if value.get("format") != FORMAT:
         raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
-    if value["weights_sha256"] != sha256:
-        raise MindgapError(f"{path} speaks of other weights than those beside it: run `mindgap export` again.")
     gates = {name: None if value[name] is None else Gate(**value[name]) for name in ("whole", "int8")}
-    return Exported(**gates, outputs_per_voxel=value.get("outputs_per_voxel"))
+    return Exported(**gates, int8_sha256=value.get("int8_sha256"), outputs_per_voxel=value.get("outputs_per_voxel"))
 
 
-def write_exported(folder: Path, sha256: str, exported: Exported) -> Path:
-    """Write the gates beside the weights they were measured with."""
-    write_json(folder / RECORD, {"format": FORMAT, "weights_sha256": sha256, **asdict(exported)})
-    return folder / RECORD
+def is_stale(folder: Path, sha256: str) -> bool:
+    """Whether a model folder was exported with other weights than it holds now, as when its training went on."""
+    path = folder / RECORD
+    return path.is_file() and read_json(path).get("weights_sha256") != sha256
+
+
+def write_exported(folder: Path, sha256: str, exported: Exported) -> Exported:
+    """Write the gates beside the weights and the quantised graph they were measured with; returns what was written."""
+    told = replace(exported, int8_sha256=quantised_sha256(folder) if exported.int8 is not None else None)
+    write_json(folder / RECORD, {"format": FORMAT, "weights_sha256": sha256, **asdict(told)})
+    return told
+
+
+def quantised_file(folder: Path) -> Path:
+    """Where the quantised graph of a model folder lies, its numbers in a .bin beside it."""
+    return folder / QUANTISED / GRAPH
+
+
+def quantised_sha256(folder: Path) -> str | None:
+    """Hash of the quantised graph with its numbers; None where there is none."""
+    files = [quantised_file(folder), quantised_file(folder).with_suffix(".bin")]
+    if not all(file.is_file() for file in files):
+        return None
+    return hashlib.sha256(" ".join(map(sha256_of, files)).encode()).hexdigest()

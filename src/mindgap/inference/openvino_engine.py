@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -25,11 +26,11 @@ from torch import Tensor, nn
 from mindgap.batch import BACKGROUND, Bool, Float
 from mindgap.errors import MindgapError
 from mindgap.files import cache_folder, sha256_of
+from mindgap.inference.exported import GRAPH
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import TrainedNetwork
 
 FORMAT = 1
-_GRAPH = "network.xml"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is left to floating point; int8 layers are marked in the graph."""
 _MODULE = r"__module\.network(\.members\.\d+)?"
@@ -69,7 +70,9 @@ class OpenVinoEngine:
             with _own_signal_stack():
                 self._compiled = _compile(core, graph, settings, keep=keep)
         except RuntimeError as error:
-            raise MindgapError(f"{graph} cannot be loaded ({error}): delete its folder, it is made again.") from error
+            kept = cache_folder() in graph.parents
+            mend = "delete its folder, it is made again" if kept else "make it, or install mindgap, again"
+            raise MindgapError(f"{graph} cannot be loaded ({error}): {mend}.") from error
 
     def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
         """Probabilities of WT, TC, ET, computed by one row after the other."""
@@ -109,14 +112,12 @@ def representation_of(model: TrainedNetwork) -> Path:
     what = [FORMAT, model.sha256, model.card.architecture, model.card.arguments, openvino.__version__]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / "openvino" / key
-    if not (folder / _GRAPH).is_file():
-        try:
-            return save_graph(translate(model), folder)
-        except OSError:  # a cache that cannot be written: every process translates for itself
-            own = Path(tempfile.mkdtemp(prefix="mindgap-openvino-"))
-            atexit.register(shutil.rmtree, own, ignore_errors=True)
-            return save_graph(translate(model), own / key)
-    return folder / _GRAPH
+    try:
+        return folder / GRAPH if (folder / GRAPH).is_file() else save_graph(translate(model), folder)
+    except OSError:  # a cache that cannot be read or written: every process translates for itself
+        own = Path(tempfile.mkdtemp(prefix="mindgap-openvino-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        return save_graph(translate(model), own / key)
 
 
 def translate(model: TrainedNetwork) -> Any:
@@ -183,27 +184,22 @@ def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]], *, architectu
     )
 
 
-def quantised_file(folder: Path) -> Path:
-    """Where the quantised graph of a model folder lies."""
-    return folder / "int8" / _GRAPH
-
-
 def save_graph(graph: Any, folder: Path) -> Path:
     """Write a graph into a new folder, whole or not at all; the first of several writers wins."""
     openvino = import_quietly()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{os.getpid()}.", dir=folder.parent))
+    aside = folder.with_name(f".{os.getpid()}.{secrets.token_hex(4)}")
+    aside.mkdir(parents=True)  # not a temporary folder, which others could not read
     try:
-        openvino.save_model(graph, aside / _GRAPH, compress_to_fp16=False)
-        if folder.is_dir() and not (folder / _GRAPH).is_file():
+        openvino.save_model(graph, aside / GRAPH, compress_to_fp16=False)
+        if folder.is_dir() and not (folder / GRAPH).is_file():
             shutil.rmtree(folder)
         aside.rename(folder)
     except OSError:
-        if not (folder / _GRAPH).is_file():
+        if not (folder / GRAPH).is_file():
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder / _GRAPH
+    return folder / GRAPH
 
 
 class _SignalStack(ctypes.Structure):

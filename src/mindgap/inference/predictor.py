@@ -103,6 +103,7 @@ class Predictor:
         self.network = model.network
         self.head = head_of(model.network)
         self.decision: Decision = decision or model.card.decision
+        self._fitted_gib = 0.0
 
     @classmethod
     def load(
@@ -193,7 +194,8 @@ class Predictor:
         used = self.serve(case.case_id, case.sequences, subset)
         chosen = case.only(used)
         prepared = prepare_case(chosen, self.preparation)
-        maps = self.probabilities(prepared)
+        coverage = self.coverage_of(prepared)  # once: computing changes how much memory is free
+        maps = self.probabilities(prepared, coverage=coverage)
         target = self._classes_at_home(maps, prepared.placement)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
@@ -204,7 +206,7 @@ class Predictor:
             volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
             maps=maps,
             placement=prepared.placement,
-            coverage=self.coverage_of(prepared),
+            coverage=coverage,
         )
 
     def classes(self, probabilities: Float[Tensor, "R i j k"]) -> NDArray[np.uint8]:
@@ -243,12 +245,18 @@ class Predictor:
         return "whole" if passed else self.card.coverage
 
     def coverage_of(self, prepared: PreparedCase) -> Coverage:
-        """Tiles, or the whole brain in one pass, for this case."""
+        """Tiles, or the whole brain in one pass, for this case.
+
+        What has fitted once fits again: a process keeps memory that it freed, which then counts as taken.
+        """
         if self.coverage != "auto" or self.planned_coverage == "tiles":
             return self.planned_coverage
         shape = padded_shape(prepared.image.shape[1:], STRIDE)
         needed_gib = memory_gib(self._outputs_per_voxel, shape, self.precision)
-        return "whole" if needed_gib < available_memory_gib(self.processor.device) else "tiles"
+        if needed_gib > self._fitted_gib and needed_gib >= available_memory_gib(self.processor.device):
+            return "tiles"
+        self._fitted_gib = max(self._fitted_gib, needed_gib)
+        return "whole"
 
     @cached_property
     def _outputs_per_voxel(self) -> float:

@@ -16,6 +16,7 @@ from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.files import read_json, write_aside, write_json
 from mindgap.inference.confidence import Confidence, read_confidence
+from mindgap.inference.exported import QUANTISED, RECORD
 from mindgap.networks.weights import MODEL_CARD, WEIGHTS, ModelCard, read_card
 from mindgap.runfiles import CONFIDENCE, MEMBERS, MODELS
 from mindgap.sequences import Subset, format_subset, make_subset
@@ -184,6 +185,10 @@ def bundle(runs: Sequence[Path], out: Path) -> tuple[Member, ...]:
         for file in (WEIGHTS, CONFIDENCE, MODEL_CARD):
             with write_aside(out / MEMBERS / name / file) as aside:
                 shutil.copyfile(member.folder / file, aside)
+        if (member.folder / QUANTISED).is_dir():
+            shutil.copytree(member.folder / QUANTISED, out / MEMBERS / name / QUANTISED)
+        if (member.folder / RECORD).is_file():
+            shutil.copyfile(member.folder / RECORD, out / MEMBERS / name / RECORD)
     index = {name: read_card(out / MEMBERS / name)[1] for name in members}
     write_json(out / MODELS, {"format": FORMAT, "members": index})  # last: it says that the set is whole
     return read_members(out)
