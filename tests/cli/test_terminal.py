@@ -1,7 +1,17 @@
 """What a user sees while something takes long."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
 import pytest
 
+from mindgap.cli import VERBS, main
 from mindgap.cli.terminal import ProgressLine, duration
 
 
@@ -19,3 +29,38 @@ def test_an_end_is_said_once_even_if_it_is_reported_again(capsys: pytest.Capture
 @pytest.mark.parametrize(("seconds", "said"), [(41.6, "42 s"), (185.0, "3 min 05 s"), (7800.0, "2 h 10 min")])
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_work_goes_on_when_nobody_listens_any_more(tmp_path: Path) -> None:
+    words = ["phantom", str(tmp_path / "ph"), "--cases", "2", "--spacing-mm", "4", "--seed", "1"]
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # as `| head` leaves it
+    done = subprocess.run([sys.executable, "-m", "mindgap", *words], stdout=write_end, stderr=write_end, check=False)
+    os.close(write_end)
+    assert done.returncode == 0
+    assert len(list((tmp_path / "ph").glob("*GG/Phantom_*"))) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_sigterm_leaves_nothing_in_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Path] = []
+
+    def run(words: list[str]) -> int:
+        with tempfile.TemporaryDirectory() as name:
+            made.append(Path(name))
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        return 0
+
+    verb = types.ModuleType("mindgap.cli.fake")
+    verb.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mindgap.cli.fake", verb)
+    monkeypatch.setitem(VERBS, "fake", "")
+    assert main(["fake"]) == 143
+    assert made
+    assert not made[0].exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert "interrupted" in capsys.readouterr().err

@@ -279,6 +279,14 @@ def test_wrong_manifests_are_refused(tmp_path, text, found):
         discover(_manifest(tmp_path, text))
 
 
+@pytest.mark.parametrize("name", ["../escaped", "a/b", "..", "a\\b"])
+def test_a_name_that_leads_elsewhere_gives_no_case(tmp_path, write_case, name):
+    source = next(write_case(tmp_path / "P01").glob("*_t1.nii.gz"))
+    cohort = discover(_manifest(tmp_path, f"case,t1\n{name},{source}\nP01,{source}\n"), label=False)
+    assert [files.case_id for files in cohort.cases] == ["P01"]
+    assert "rename the case" in cohort.rejected[name]
+
+
 def test_unreadable_manifests_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"lost.csv.* To mend"):
         discover(tmp_path / "lost.csv")

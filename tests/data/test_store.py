@@ -1,11 +1,13 @@
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from mindgap.batch import BACKGROUND
+from mindgap.data import preparation
 from mindgap.data.augmentation import Augmentation
 from mindgap.data.cohort import discover
 from mindgap.data.preparation import prepare_cohort
@@ -13,7 +15,7 @@ from mindgap.data.prepared import Preparation, decode, encode
 from mindgap.data.splits import Split
 from mindgap.data.store import open_store
 from mindgap.errors import MindgapError, SettingError
-from mindgap.sequences import SEQUENCES
+from mindgap.sequences import SEQUENCES, Sequence
 
 OFF = Augmentation(flip=0.0, scale=0.0, scale_probability=0.0)
 T1, T2, T1CE, FLAIR = SEQUENCES
@@ -139,6 +141,32 @@ def test_bad_cases_are_listed_and_the_rest_goes_on(tmp_path, cohort_folder, writ
     assert [done for done, _, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert {case for _, _, case in seen} == {"P01", "P02", "P03", "B1", "B2", "B3"}
     assert open_store(tmp_path / "store") == store
+
+
+def test_a_file_that_goes_away_is_its_cases_matter(tmp_path, cohort_folder):
+    cohort = discover(cohort_folder, labels="brats2017")
+    cohort.cases[0].images[Sequence.T1].path.unlink()
+    store = prepare_cohort(cohort, tmp_path / "store", Preparation(), _split(("P01", "P02"), ("P03",)))
+    assert list(store.failed) == ["P01"]
+    assert "t1" in store.failed["P01"].lower()
+
+
+def test_what_has_not_begun_does_not_begin_after_an_interruption(tmp_path, cohort_folder, monkeypatch):
+    begun = []
+
+    def interrupted(files, **options):
+        begun.append(files.case_id)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.5)
+        raise OSError
+
+    monkeypatch.setattr(preparation, "_prepare_one", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_cohort(
+            discover(cohort_folder, labels="brats2017"), tmp_path / "store", Preparation(), _split(("P01",)), workers=1
+        )
+    assert len(begun) <= 2, "the one that was running, and what the thread took up before it was told"
 
 
 def test_a_cohort_without_any_usable_case_is_refused(tmp_path, write_case):

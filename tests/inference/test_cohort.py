@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mindgap.data.cohort import Cohort, discover
-from mindgap.errors import MindgapError, SettingError
+from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.inference import cohort as module
 from mindgap.inference.cohort import segment_cases
 from mindgap.inference.layout import mask_of
@@ -135,6 +135,30 @@ def test_resuming_repeats_only_what_is_missing_or_damaged(anything, many, tmp_pa
     kinds = [(line["case"], line["status"]) for line in read_lines(out / STATUS)]
     assert ("B", "skipped") in kinds
     assert read_status(out)["B"].status == "done"
+
+
+def test_notes_beside_a_mask_are_not_written_over(anything, many, tmp_path):
+    notes = mask_of(tmp_path / "out", "B", Sequence.T1).with_name("B_seg.json")
+    notes.parent.mkdir(parents=True)
+    notes.write_text('{"reader": "second look wanted"}')
+    outcome = _segment(anything, many, tmp_path / "out")
+    assert "is not about a mask" in outcome.failed["B"]
+    assert notes.read_text() == '{"reader": "second look wanted"}'
+    assert outcome.done == ["A", "D", "E"]
+
+
+def test_what_cannot_be_said_of_one_mask_is_its_cases_matter(anything, many, tmp_path, monkeypatch):
+    write = module.write_mask
+
+    def fails_for_b(mask, found, *rest, **options):
+        if found.reading.files.case_id == "B":
+            raise ValueError("no address")
+        return write(mask, found, *rest, **options)
+
+    monkeypatch.setattr(module, "write_mask", fails_for_b)
+    outcome = _segment(anything, many, tmp_path / "out")
+    assert "ValueError: no address" in outcome.failed["B"]
+    assert outcome.done == ["A", "D", "E"]
 
 
 @pytest.mark.parametrize("editor", ["new header", "same header", "SimpleITK"])
@@ -295,13 +319,12 @@ def test_shares_are_disjoint_and_whole():
 
 
 def test_what_the_cohort_rejected_is_listed_and_names_cannot_leave_the_folder(anything, many, tmp_path):
-    wrong = replace(many.cases[0], case_id="../escaped")
-    some = replace(many, cases=(wrong, many.cases[1]), rejected={"two": "two folders carry this name"})
+    with pytest.raises(InputError, match="without /"):
+        replace(many.cases[0], case_id="../escaped")
+    some = replace(many, cases=(many.cases[1],), rejected={"two": "two folders carry this name"})
     outcome = _segment(anything, some, tmp_path / "out")
     assert outcome.done == ["B"]
     assert outcome.failed["two"] == "two: two folders carry this name"
-    assert "without /" in outcome.failed["../escaped"]
-    assert not (tmp_path / "escaped").exists()
 
 
 def test_a_case_that_lacks_what_the_network_needs_says_what(fixed, many, tmp_path):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 VERBS = {
     "demo": "from nothing to a report on phantoms, in minutes: see that everything works",
@@ -78,25 +81,55 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         return 2
     calm_threads(os.environ)
     try:
-        code: int = importlib.import_module(f"mindgap.cli.{verb}").run(words)
+        with _sigterm_ends_in_order():
+            code: int = importlib.import_module(f"mindgap.cli.{verb}").run(words)
     except MindgapError as error:
         if debug:
             raise
-        print(f"mindgap {verb}: {error}", file=sys.stderr)
+        _complain(f"mindgap {verb}: {error}")
         return 143 if type(error).__name__ == "Interrupted" else 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        print(f"mindgap {verb}: interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        _complain(f"mindgap {verb}: interrupted.")
+        return 143 if isinstance(interrupt, _Terminated) else 130
+    except BrokenPipeError:  # nobody reads what this verb only prints
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except OSError as error:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}. Check that it exists and may be read or written."
-        print(f"mindgap {verb}: {reason}", file=sys.stderr)
+        _complain(f"mindgap {verb}: {reason}")
         return 2
     return code
+
+
+def _complain(line: str) -> None:
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _sigterm_ends_in_order() -> Iterator[None]:
+    """SIGTERM as an exception, so that unpacked images of patients and children are gone at the end.
+
+    Trainings and studies have a handler of their own while they run, which saves.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

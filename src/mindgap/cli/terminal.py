@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
@@ -22,11 +24,25 @@ def parse(kind: Callable[..., T], words: Sequence[str], *, verb: str, **options:
 
 def say(line: str) -> None:
     """Print a line at once, on a line of its own even while a progress bar is open."""
-    if ProgressLine.open_width:
-        sys.stderr.write("\r" + " " * ProgressLine.open_width + "\r")
-        sys.stderr.flush()
-        ProgressLine.open_width = 0
-    print(line, flush=True)
+    with going_on_unheard():
+        if ProgressLine.open_width:
+            sys.stderr.write("\r" + " " * ProgressLine.open_width + "\r")
+            sys.stderr.flush()
+            ProgressLine.open_width = 0
+        print(line, flush=True)
+
+
+@contextmanager
+def going_on_unheard() -> Iterator[None]:
+    """Go on in silence when whoever read our lines has gone (`| head`, a lost connection): the work counts."""
+    try:
+        yield
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class ProgressLine:
@@ -68,11 +84,13 @@ class ProgressLine:
         if terminal:
             bar = "#" * round(20 * done / max(total, 1))
             line = f"[{bar:<20}] {line}"
-            sys.stderr.write("\r" + line.ljust(ProgressLine.open_width) + ("\n" if done >= total else ""))
+            text = "\r" + line.ljust(ProgressLine.open_width) + ("\n" if done >= total else "")
             ProgressLine.open_width = len(line) if done < total else 0
         else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+            text = line + "\n"
+        with going_on_unheard():
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
@@ -99,4 +117,6 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: 
     console = Console()
     if console.width < 100 and not console.is_terminal:
         console = Console(width=160)
-    console.print(table)
+    with console.capture() as drawn:  # rich would end the process where nobody reads it
+        console.print(table)
+    say(drawn.get().rstrip("\n"))

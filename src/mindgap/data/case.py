@@ -55,7 +55,7 @@ class CaseFiles:
         left_alone: Names of NIfTI files of its folder that name neither a sequence nor a label.
 
     Raises:
-        InputError: No sequence, or one image named twice.
+        InputError: No sequence, one image named twice, or a name that could lie outside the folder of results.
     """
 
     case_id: str
@@ -64,6 +64,13 @@ class CaseFiles:
     left_alone: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if Path(self.case_id).name != self.case_id or self.case_id in ("", ".", "..") or "\\" in self.case_id:
+            raise InputError(
+                case=self.case_id,
+                expected="a case name that can name a file",
+                found=f"{self.case_id!r}",
+                mend="rename the case, without / or \\",
+            )
         ordered = _in_order(self.case_id, self.images)
         object.__setattr__(self, "images", ordered)
         named = {str(sequence): source for sequence, source in ordered.items()}

@@ -24,6 +24,7 @@ from torch import Tensor
 from mindgap.batch import BACKGROUND, Shaped
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
+from mindgap.data.folders import visible
 from mindgap.data.nifti import check_head
 from mindgap.data.prepared import (
     LOWEST_BRAIN,
@@ -259,7 +260,8 @@ def prepare_cohort(
     failed = dict(cohort.rejected)
     stored: dict[str, StoredCase] = {}
     jobs = partial(_prepare_one, folder=folder, preparation=preparation, convention=cohort.convention, codes=codes)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
         running = {pool.submit(jobs, files): files.case_id for files in cohort.cases}
         for done, job in enumerate(as_completed(running), start=1):
             case_id = running[job]
@@ -267,7 +269,11 @@ def prepare_cohort(
                 stored[case_id] = job.result()
             except InputError as error:
                 failed[case_id] = str(error)
+            except OSError as error:  # of one of its files, such as one that went away; a full disk is no OSError here
+                failed[case_id] = f"{case_id}: {error}"
             progress(done, len(running), case_id)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what has begun ends, the rest does not begin
     if not stored:
         reasons = "\n".join(f"  {reason}" for reason in list(failed.values())[:5])
         raise SettingError(f"no case of {cohort.root} could be prepared:\n{reasons}")
@@ -284,7 +290,7 @@ def prepare_cohort(
             "test": list(split.test),
             "unassigned": list(split.unassigned(sorted(stored))),
         },
-        source=str(cohort.root),
+        source=str(visible(cohort.root)),
         convention=cohort.convention.name,
     )
     write_index(store)

@@ -25,7 +25,7 @@ from mindgap.inference.layout import (
 from mindgap.inference.lock import hold
 from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.raw import RawReading, find_raw, read_raw
-from mindgap.inference.record import Found, Reading, find_in, place_of, read_for, write_mask
+from mindgap.inference.record import Found, Reading, check_sidecar, find_in, place_of, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
 from mindgap.regions import LabelConvention
 from mindgap.sequences import Sequence as MriSequence
@@ -220,6 +220,14 @@ class _Run:
         if isinstance(result, str):
             self.fail(case_id, result)
             return
+        try:
+            self._write(case_id, result)
+        except MindgapError:
+            raise
+        except Exception as error:
+            self.fail(case_id, _one_line(case_id, error))
+
+    def _write(self, case_id: str, result: _Segmented) -> None:
         who, found = result.who, result.found
         grid = _grid_of(found.reading.raw, found.segmentation.subset[0])
         mask = mask_of(self.out, case_id, grid, self.layout)
@@ -254,18 +262,11 @@ class _Run:
         self.outcome.failed[case_id] = reason
 
     def _check_place(self, case_id: str, grid: MriSequence) -> None:
-        """Refuse a name that is no folder name, and to write over what is not ours, such as a corrected mask.
+        """Refuse to write over what is not ours, such as a corrected mask or somebody's notes.
 
         Raises:
             InputError: It is one of these.
         """
-        if Path(case_id).name != case_id or case_id in (".", "..") or "\\" in case_id:
-            raise InputError(
-                case=case_id,
-                expected="a case name that can name a folder",
-                found=f"{case_id!r}",
-                mend="rename the case, without / or \\",
-            )
         mask = mask_of(self.out, case_id, grid, self.layout)
         remove_leftovers(mask.parent)
         if mask.exists() and not is_own_mask(mask) and not (case_id in self.written_before and not _is_readable(mask)):
@@ -275,6 +276,7 @@ class _Run:
                 found="one that mindgap did not write, or that was changed since (a reference, a corrected mask?)",
                 mend="move it away, or choose another output folder",
             )
+        check_sidecar(mask)
         if self.probabilities:
             check_probability_files(mask, self.layout)
 

@@ -18,7 +18,7 @@ from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
 from mindgap.data.folders import visible
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_own_mask, stem_of, write_label
 from mindgap.errors import SettingError
-from mindgap.files import sha256_of, write_json
+from mindgap.files import remove_leftovers, sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.predictor import Predictor, Segmentation
 from mindgap.regions import LabelConvention
@@ -71,14 +71,24 @@ def check_mask_place(out: Path) -> None:
     """
     if not out.name.endswith(NIFTI_SUFFIXES):
         raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
+    remove_leftovers(out.parent)
     if out.exists() and not is_own_mask(out):
         raise SettingError(
             f"{out} exists and is no mask as mindgap wrote it (an input, a reference, a corrected mask?): choose "
             "another output."
         )
-    about = out.with_name(f"{stem_of(out)}.json")
+    check_sidecar(out)
+
+
+def check_sidecar(mask: Path) -> None:
+    """Refuse to write over a .json beside a mask that is not about it.
+
+    Raises:
+        SettingError: There is one.
+    """
+    about = mask.with_name(f"{stem_of(mask)}.json")
     if about.exists() and "LabelConvention" not in about.read_text(encoding="utf-8", errors="replace"):
-        raise SettingError(f"{about} exists and is not about a mask of mindgap's: choose another name for {out.name}.")
+        raise SettingError(f"{about} exists and is not about a mask of mindgap's: choose another name for {mask.name}.")
 
 
 def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> Reading:
@@ -195,7 +205,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
 
 def place_of(path: Path) -> str:
     """Where a file lies, by the name of its link where it is one; an image given in memory has a name instead."""
-    return str(visible(path) if path.is_file() else path)
+    return str(path) if path.name == str(path) and not path.is_file() else str(visible(path))
 
 
 def _describe_network(predictor: Predictor) -> dict[str, Any]:
