@@ -10,6 +10,7 @@ import pytest
 
 from mindgap.cli import main
 from mindgap.cli.evaluate import print_scores
+from mindgap.data.history import history_of
 from mindgap.evaluation.presets import DEFINITIONS, PRESETS
 from mindgap.evaluation.scores import Score, read_scores
 from mindgap.inference.shipped import model_folder
@@ -138,6 +139,15 @@ def test_the_protokd_crop_needs_the_grid_of_brats(journey, fails) -> None:
     assert "the grid of BraTS" in message
 
 
+def test_cases_a_network_has_learnt_are_named(journey, anything: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    _evaluate(journey, anything, "--cases", "all", "--subsets", "FLAIR", "--metrics", "hd95", "--baseline", "none")
+    learnt = history_of(anything).known
+    assert f"{len(learnt)} of these cases show patients the network learnt from" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
+
+
 def test_the_network_in_the_box_is_scored_on_data_of_its_user(journey, tmp_path: Path, fails, capsys) -> None:
     words = ["evaluate", str(journey.cohort), "--model", "box", "--engine", "auto", "--subsets", "FLAIR"]
     out = tmp_path / "scores"  # without an ending
@@ -145,7 +155,9 @@ def test_the_network_in_the_box_is_scored_on_data_of_its_user(journey, tmp_path:
     assert "--cases all" in fails([*words, "-o", str(out)])
     before = sorted(model_folder("box").rglob("*"))
     assert main([*words, "--cases", "all", "-o", str(out)]) == 0
-    assert "no threshold baseline: box" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "no threshold baseline: box" in text
+    assert "no estimate of its accuracy" not in text, "it has learnt none of these phantoms"
     scores = read_scores(out)
     record = json.loads((tmp_path / "scores-evaluation" / "evaluation.json").read_text())
     assert {score.model for score in scores} == {"box"}

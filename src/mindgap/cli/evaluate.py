@@ -76,6 +76,8 @@ def run(words: Sequence[str]) -> int:
 
     keep_freed_memory()
     from mindgap.api import evaluate, evaluation_folder
+    from mindgap.data.history import history_of
+    from mindgap.data.patients import of_same_patients
     from mindgap.evaluation.presets import find_preset
     from mindgap.evaluation.rules import Rules
     from mindgap.files import read_json
@@ -105,8 +107,14 @@ def run(words: Sequence[str]) -> int:
     )
     spacings_mm = [(x, y, z) for x, y, z in read_json(place / EVALUATION)["spacings_mm"]]
     print_scores(scores, rules.describe(spacings_mm))
-    if settings.cases == "all":
-        say("every case of DATA was scored, those the network learnt from too: this is no estimate of its accuracy.")
+    history = history_of(model)
+    known = of_same_patients({score.case for score in scores}, history.known)
+    if known:
+        some = ", ".join([*known[:3], *["..."][: len(known) > 3]])
+        say(f"{len(known)} of these cases show patients the network learnt from or was chosen by ({some}): this is no "
+            "estimate of its accuracy.")  # fmt: skip
+    elif not history.known:
+        say(f"{model.name} does not say what it has learnt: on cases among that this is no estimate of its accuracy.")
     if place != model and settings.baseline == "threshold":
         say(f"no threshold baseline: {model.name} comes without the cases it would be fitted on.")
     for reason in failed.values():

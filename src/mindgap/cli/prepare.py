@@ -24,8 +24,8 @@ class Prepare:
         data: The cohort.
         out: Folder of the store.
         spacing_mm: Voxel edge to work at, such as 2; none keeps the grid of the cases.
-        split: protokd (the paper's lists), a folder with train, val and test lists, fractions such as 0.7/0.1/0.2, or
-            auto: DATA/splits where there is one, else 0.7/0.1/0.2. With :2/4 behind it, the second of four folds of the
+        split: protokd (the paper's lists), a folder with train, val and test lists, fractions of patients such as 0.7/0.1/0.2,
+            or auto: DATA/splits where there is one, else 0.7/0.1/0.2. With :2/4 behind it, the second of four folds of the
             cases that are not for the test.
         labels: Label convention (brats2017, brats2023, brats2024-postop, brats-ped, msd, nnunet) where the files do not
             tell.
