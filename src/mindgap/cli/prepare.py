@@ -24,9 +24,9 @@ class Prepare:
         data: The cohort.
         out: Folder of the store.
         spacing_mm: Voxel edge to work at, such as 2; none keeps the grid of the cases.
-        split: protokd (the paper's lists), a folder with train, val and test lists, fractions of patients such as 0.7/0.1/0.2,
-            or auto: DATA/splits where there is one, else 0.7/0.1/0.2. With :2/4 behind it, the second of four folds of the
-            cases that are not for the test.
+        split: protokd (the paper's lists), a folder with train, val and test lists, fractions of patients such as
+            0.7/0.1/0.2, or auto: DATA/splits where there is one, else 0.7/0.1/0.2. With :2/4 behind it, the second of
+            four folds of the cases that are not for the test.
         labels: Label convention (brats2017, brats2023, brats2024-postop, brats-ped, msd, nnunet) where the files do not
             tell.
         normalisation: percentile maps the 0.5 and 99.5 percentile of the brain to -1 and 1; zscore divides by the
