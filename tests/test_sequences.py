@@ -169,3 +169,38 @@ def test_several_subsets_come_once_each_in_the_order_of_the_fifteen():
     for text in ("", "T1,", "T1,PD"):
         with pytest.raises(SettingError):
             parse_subsets(text)
+
+
+@pytest.mark.parametrize(
+    ("stem", "sequence"),
+    [
+        ("flair_to_t1", None),
+        ("FLAIR_coreg_T1ce", None),
+        ("T2_coreg_T1", None),
+        ("T2-to-FLAIR", None),
+        ("scan_in_t2", None),
+        ("FLAIR_space-T1w", None),
+        ("t1ce_t2", None),
+        ("sub-01_space-T1w_FLAIR", Sequence.FLAIR),
+        ("sub-01_space-FLAIR_T1w", Sequence.T1),
+        ("AX_T2_FLAIR", Sequence.FLAIR),
+        ("T2_TSE_FLAIR", Sequence.FLAIR),
+        ("T1_post_T1ce", Sequence.T1CE),
+        ("reg_flair", Sequence.FLAIR),
+        ("visit_2_t1", Sequence.T1),
+        ("to_t1", Sequence.T1),
+    ],
+)
+def test_a_name_that_holds_two_sequences_leaves_open_which_it_is(stem, sequence):
+    assert read_filenames([stem])[stem].sequence is sequence
+
+
+@pytest.mark.parametrize("stem", ["adc_to_flair", "dwi_in_t2", "SWI_T1"])
+def test_an_image_of_another_kind_names_none_of_the_four(stem):
+    assert stem not in read_filenames([stem])
+
+
+def test_the_name_of_the_case_is_no_sequence_before_another():
+    assert read_filenames(["T2study_01_t1", "T2study_01_flair"])["T2study_01_t1"].sequence is Sequence.T1
+    assert read_filenames(["flair_01_t1"], "flair_01")["flair_01_t1"].sequence is Sequence.T1
+    assert read_filenames(["ct_7_t1", "ct_7_t2"])["ct_7_t1"].sequence is Sequence.T1

@@ -52,6 +52,11 @@ _SILENT = r"(?:pre|post) (?:op|surg|resect|biops|treat|therap|chemo|radi|rt|crt|
 _NAMES_TOO = ("post", "gd", "gad", "ce")
 """What may be part of the name of a case as well: initials, a study, a point in time."""
 _T1_WITH = rf"t1w?\+?(?:c\+?|ca|post(?:{_GIVEN})?|{_GIVEN})|(?:c|ce|gd|post)t1w?"
+_LAID_ON = r"to|in|on|space"
+_REGISTERED = r"2|(?:co)?reg\w*|align\w*|warp\w*|rigid|affine"
+"""Before the name of the image that another one was laid on ("FLAIR_to_T1"); these also where nothing was."""
+_OTHER_MR = r"adc|dwi|dti|swi|asl|dsc|dce|perf\w*|cbv|cbf|mra|ct|pet"
+"""No sequence of these four, whatever it was laid on."""
 _T1_WITHOUT = rf"t1n|t1w?pre(?:{_GIVEN})?|t1w?native?|t1w?non?(?:{_GIVEN})"
 
 Subset = tuple[Sequence, ...]
@@ -79,7 +84,8 @@ class FileName:
     Attributes:
         case: What stands before the alias.
         alias: As written, with the words of contrast beside it ("post_T1w").
-        sequence: What it stands for; None where it may be T1 or T1ce, which is for a person to say.
+        sequence: What it stands for; None where it may be one or another, T1 or T1ce, or FLAIR or what a FLAIR was laid
+            on ("FLAIR_to_T1"), which is for a person to say.
     """
 
     case: str
@@ -115,7 +121,9 @@ def read_filenames(stems: Iterable[str], case_id: str = "") -> dict[str, FileNam
     contrast anywhere is T1ce ("post_T1", "sub-1_ce-gadolinium_run-1_T1w"); "T1_FLAIR" is a T1 with an inversion.
     What a case is called says nothing about its images: words of ``case_id`` do not count ("POST_01_t1"), nor do
     those that all names begin with, nor subjects and sessions of BIDS. Words that say both, and words that may be
-    part of the name of the case, leave T1 and T1ce open.
+    part of the name of the case, leave T1 and T1ce open. A name that holds another sequence before its last one
+    ("FLAIR_reg_T1"; "T2_FLAIR" is a FLAIR), or says that something lies on it ("scan_to_T1"), leaves open which it is;
+    one of another kind ("ADC_to_FLAIR") names none.
 
     Args:
         stems: File names without ".nii" or ".nii.gz", of one case.
@@ -175,6 +183,10 @@ class _Tokens:
                 start -= 1  # the key of an entity, with its value
         elif self.at < len(self.words) - 1:
             return None
+        if any(_is(_OTHER_MR, word) for word, hushed in zip(self.words[:start], quiet, strict=False) if not hushed):
+            return None
+        if self._lies_on(start, sequence, quiet):
+            sequence = None
         case = self.stem[: self.spans[start - 1][1]] if start else ""
         return FileName(case, self.stem[self.spans[start][0] :], sequence)
 
@@ -218,7 +230,23 @@ class _Tokens:
     def _entity(self, index: int) -> bool:
         """Whether a word is a value of BIDS that says nothing of contrast, which is the entity ``ce-``."""
         key, word = self.words[index - 1], self.words[index]
-        return index > 0 and self._between(index) == "-" and (key in ("sub", "ses") or (key, word) == ("acq", "ce"))
+        silent = key in ("sub", "ses") or (key, word) == ("acq", "ce") or (key == "space" and index < self.at)
+        return index > 0 and self._between(index) == "-" and silent
+
+    def _lies_on(self, start: int, sequence: Sequence | None, quiet: list[bool]) -> bool:
+        """Whether what the name ends in may be what the image was laid on: "FLAIR_to_T1", "T2_reg_T1ce", "FLAIR_T1"."""
+        near = start - 1
+        if near < 0 or quiet[near]:
+            return False
+        word, rest = self.words[near], [self.words[index] for index in range(near) if not quiet[index]]
+        if _is(_LAID_ON, word):
+            return bool(rest) and not (word == "space" and rest[-1] in ("native", "nativ"))
+        other = _sequence_of(rest[-1] if rest and _is(_REGISTERED, word) else word)
+        same = {sequence}
+        if sequence is Sequence.FLAIR:
+            same |= {Sequence.T2} if start == self.at else {Sequence.T1, Sequence.T2}  # "T2_FLAIR" is one word
+        same |= {Sequence.T1, Sequence.T1CE} if sequence in (None, Sequence.T1, Sequence.T1CE) else set()
+        return other is not None and other not in same
 
     def _between(self, index: int) -> str:
         return self.stem[self.spans[index - 1][1] : self.spans[index][0]]

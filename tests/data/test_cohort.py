@@ -333,7 +333,7 @@ def test_labels_that_are_not_wanted_are_no_hindrance(tmp_path, write_case, write
 def test_masks_of_an_earlier_segmentation_are_no_cases(tmp_path, write_case):
     write_case(tmp_path / "X", label=None)
     write_case(tmp_path / "masks" / "X", ())
-    assert list(discover(tmp_path).rejected) == ["X"]
+    assert list(discover(tmp_path).rejected) == [str(tmp_path / "masks" / "X")], "not under the name of a good case"
     (tmp_path / "masks" / "cohort.json").write_text("{}")
     (tmp_path / "masks" / "status-1-of-2.jsonl").write_text("")
     cohort = discover(tmp_path)
@@ -363,3 +363,50 @@ def test_the_real_tree(brats):
     assert (cohort.layout, cohort.convention.name, len(cohort.cases)) == ("brats2017", "brats2017", 37)
     assert cohort.rejected == {}
     assert all(case.sequences == SEQUENCES and case.label for case in cohort.cases)
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths_where_no_split_needs_names(tmp_path, write_case):
+    for patient, visit in (("P1", "2019"), ("P1", "2020"), ("P2", "2020")):
+        folder = write_case(tmp_path / patient / visit, ("_t1",), label=None)
+        (folder / f"{visit}_t1.nii.gz").rename(folder / "t1.nii.gz")
+    cohort = discover(tmp_path, label=False)
+    assert _ids(cohort) == ["P1_2019", "P1_2020", "P2_2020"]
+    assert not cohort.rejected
+    assert "two folders carry this name" in discover(tmp_path).rejected["2020"]
+
+
+def test_a_case_that_cannot_be_used_is_not_hidden_by_one_of_its_name(tmp_path, write_case):
+    for patient, name in (("P1", "flair.nii.gz"), ("P2", "AX_FLAIR_3mm.nii.gz")):
+        folder = write_case(tmp_path / patient / "nifti", ("_t1",), label=None)
+        (folder / "nifti_t1.nii.gz").rename(folder / name)
+    cohort = discover(tmp_path, label=False)
+    assert _ids(cohort) == ["P1_nifti"]
+    assert "AX_FLAIR_3mm" in cohort.rejected["P2_nifti"]
+
+
+def test_patients_that_give_no_case_are_listed_with_the_reason(tmp_path, write_case):
+    write_case(tmp_path / "P1", label=None)
+    (tmp_path / "P2").mkdir()
+    (tmp_path / "P2" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "P3.zip").write_bytes(b"PK")
+    (tmp_path / "P4").mkdir()
+    (tmp_path / "P4" / "flair.mgz").write_bytes(b"x")
+    write_case(tmp_path / "P5" / "scan" / "nifti" / "x" / "y", label=None)
+    (tmp_path / "P6").mkdir()
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "run.sh").write_text("#")
+    cohort = discover(tmp_path, label=False)
+    assert _ids(cohort) == ["P1"]
+    assert list(cohort.rejected) == ["P2", "P3.zip", "P4", "P5", "P6"]
+    reasons = ("holds DICOM", "is a .zip", "flair.mgz is no NIfTI", "5 levels down", "is empty")
+    assert all(said in cohort.rejected[name] for said, name in zip(reasons, cohort.rejected, strict=True))
+    assert not discover(tmp_path).rejected, "where labels are wanted a data set may hold other things"
+
+
+def test_a_patient_with_other_folders_beside_the_images_is_one_case(tmp_path, write_case):
+    folder = write_case(tmp_path / "P1", label=None)
+    (folder / "dicom").mkdir()
+    (folder / "dicom" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    cohort = discover(folder, label=False)
+    assert _ids(cohort) == ["P1"]
+    assert not cohort.rejected

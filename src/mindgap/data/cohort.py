@@ -6,7 +6,7 @@ raw, and a CSV manifest. What label numbers mean is taken from a layout only whe
 
 from __future__ import annotations
 
-from collections import abc
+from collections import Counter, abc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mindgap.data.folders import (
     is_lost,
     lost_links,
     nifti_files,
+    overlooked,
     reason_of,
     refuse_lost,
     refuse_unclear,
@@ -231,40 +232,59 @@ def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = No
 
 def _from_folders(root: Path, *, label: bool) -> Cohort:
     """Every folder that holds images is a case; layout and convention follow from all names together."""
-    cases: dict[str, CaseFiles] = {}
-    rejected: dict[str, str] = {}
+    found: dict[Path, CaseFiles | str] = {}
     only_labels: dict[str, str] = {}
     closed: set[Path] = set()
     for folder in walk(root, closed):
-        name = visible(folder).name
         try:
             files = nifti_files(folder)
             lost = [path for path in lost_links(folder) if split_filename(stem_of(path)) is not None]
-            if not files and not lost:
-                continue
-            case = case_from_folder(folder, label=label)
+            if files or lost:
+                found[folder] = case_from_folder(folder, label=label)
         except PermissionError:
             closed.add(folder)
-            continue
         except InputError as error:
             # Folders of labels beside folders of images: where labels are not wanted, the two do not clash.
-            blind = not label and not lost and all(is_label(path, name) for path in files)
-            reasons = only_labels if blind else rejected
-            reasons[name] = reason_of(error)
-            continue
-        if case.case_id in cases or case.case_id in rejected:
-            cases.pop(case.case_id, None)
-            rejected[case.case_id] = f"two folders carry this name, one of them {folder}; rename one"
-            continue
-        cases[case.case_id] = case
-    for folder in sorted(closed):
-        name = visible(folder).name
-        rejected[str(folder) if name in cases or name in rejected else name] = reason_of(closed_error(name))
+            name = visible(folder).name
+            if not label and not lost and all(is_label(path, name) for path in files):
+                only_labels[name] = reason_of(error)
+            else:
+                found[folder] = reason_of(error)
+    found |= {folder: reason_of(closed_error(visible(folder).name)) for folder in sorted(closed)}
+    names = {folder: visible(folder).name for folder in found} if label else _names_of(root, found)
+    cases: dict[str, CaseFiles] = {}
+    rejected: dict[str, str] = {}
+    usable = Counter(names[folder] for folder, case in found.items() if isinstance(case, CaseFiles))
+    for folder, case in found.items():
+        name = names[folder]
+        if isinstance(case, str):
+            rejected[str(folder) if name in usable or name in rejected else name] = case
+        elif usable[name] > 1:
+            rejected[name] = f"two folders carry this name, one of them {folder}; rename one"
+        else:
+            cases[name] = case if name == case.case_id else replace(case, case_id=name)
     rejected = {name: only_labels[name] for name in only_labels if name not in cases} | rejected
+    if not label and found and root not in found:
+        rejected = overlooked(root, (*found, *(root / name for name in only_labels))) | rejected
     if len(cases) > 1 and visible(root).name in cases and nifti_files(root):
         raise _mixed(root, "images of one case and folders with other cases")
     layout, convention = _layout_of(root, list(cases.values())) if label else ("folders", None)
     return Cohort(root, layout, _sorted(cases), dict(sorted(rejected.items())), convention)
+
+
+def _names_of(root: Path, folders: abc.Iterable[Path]) -> dict[Path, str]:
+    """A name for each folder that is to be segmented: its own, or its path where another one is called the same.
+
+    "P1/2020" and "P2/2020" become P1_2020 and P2_2020, and so does "P1/2019" beside them. Where labels are wanted no
+    name is made up: splits know cases by the names of their folders.
+    """
+    own = {folder: visible(folder).name for folder in folders}
+    count = Counter(own.values())
+    twice = {folder.parent for folder, name in own.items() if count[name] > 1}
+    return {
+        folder: "_".join(folder.relative_to(root).parts) if folder.parent in twice and folder.parent != root else name
+        for folder, name in own.items()
+    }
 
 
 def _layout_of(root: Path, cases: list[CaseFiles]) -> tuple[str, LabelConvention | None]:

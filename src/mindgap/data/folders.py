@@ -80,7 +80,7 @@ def refuse_lost(case_id: str, links: Iterable[Path]) -> None:
 
 
 def refuse_unclear(case_id: str, images: Iterable[Path]) -> None:
-    """Refuse a case with names that may stand for T1 and for T1ce: a wrong guess would go unnoticed.
+    """Refuse a case with names that may stand for T1 and T1ce, or for two sequences: a wrong guess goes unnoticed.
 
     Raises:
         InputError: There is one.
@@ -89,9 +89,10 @@ def refuse_unclear(case_id: str, images: Iterable[Path]) -> None:
     if names:
         raise InputError(
             case=case_id,
-            expected="a name that tells T1 from T1ce",
+            expected="a name that tells its sequence",
             found=f"{names} (may be either)",
-            mend="let it end in _t1 or _t1ce (in BIDS, contrast is ce-NAME), or list the files in a manifest",
+            mend="let it end in _t1, _t1ce, _t2 or _flair and name no other (in BIDS, contrast is ce-NAME), or list "
+            "the files in a manifest",
         )
 
 
@@ -129,6 +130,53 @@ def subfolders(folder: Path, closed: set[Path], pattern: str = "*") -> list[Path
             if not is_nifti(entry):
                 closed.add(entry)
     return found
+
+
+def overlooked(root: Path, seen: Iterable[Path]) -> dict[str, str]:
+    """What lies directly in a folder of cases, looks like a patient and gave none, with what to do about it.
+
+    Args:
+        root: The folder of cases.
+        seen: Folders that gave a case, or a reason why not.
+    """
+    found: dict[str, str] = {}
+    known = {folder.relative_to(root).parts[0] for folder in seen if folder != root}
+    for path in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        if path.name in known:
+            continue
+        if path.suffix.lower() == ".zip" and path.is_file():
+            found[path.name] = "it is a .zip; segment it by itself, or unpack it"
+        elif path.is_dir() and os.access(path, os.R_OK | os.X_OK) and not holds_masks(path):
+            reason = _why_overlooked(path)
+            if reason:
+                found[path.name] = reason
+    return found
+
+
+def _why_overlooked(folder: Path) -> str:
+    """Why a folder gave no case; nothing of one that holds other things, such as scripts."""
+    if not any(folder.iterdir()):
+        return "its folder is empty"
+    for place, _, names in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts) + 1
+        for name in names:
+            path = Path(place) / name
+            if is_nifti(path) and not name.startswith(".") and depth > MAX_DEPTH:
+                return f"its images lie {depth} levels down, and {MAX_DEPTH} are searched; name a folder nearer to them"
+            if path.suffix.lower() in (".mgz", ".mha", ".nrrd", ".mnc"):
+                return f"{name} is no NIfTI; convert it"
+            if path.suffix.lower() in (".dcm", ".ima") or name == "DICOMDIR" or is_dicom(path):
+                return "it holds DICOM and no NIfTI; segment it by itself"
+    return ""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM behind its first 128 bytes."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def walk(root: Path, closed: set[Path], depth: int = 0) -> Iterator[Path]:
