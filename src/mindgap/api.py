@@ -7,6 +7,7 @@ it is first asked for, since who segments trains nothing.
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -37,6 +38,7 @@ from mindgap.inference.raw import find_raw, read_raw
 from mindgap.inference.record import check_mask_place, find_in, read_for, write_mask
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering
+from mindgap.inference.shipped import model_folder
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
 from mindgap.networks.weights import Decision
 from mindgap.regions import find_convention
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from mindgap.report.sheet import SheetCase
     from mindgap.session import Interrupted, TrainingResult, train
 
+PathLike = str | os.PathLike[str]
+"""Where functions that people call themselves take a path, text will do."""
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what was just done)."""
 
@@ -79,8 +83,8 @@ def silent(done: int, total: int, what: str) -> None:
 
 
 def prepare(
-    data: Path,
-    out: Path,
+    data: PathLike,
+    out: PathLike,
     preparation: Preparation,
     *,
     split: str = "auto",
@@ -107,6 +111,7 @@ def prepare(
     Raises:
         MindgapError: Nothing usable was found, or split and data do not fit.
     """
+    data, out = Path(data), Path(out)
     cohort = discover(data, labels=labels)
     case_ids = [files.case_id for files in cohort.cases]
     if split == "auto":
@@ -158,12 +163,14 @@ def segment(
     predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
-        say(f"{sequence!s:>6}  {source.path}" + ("" if sequence in used else "  (not used by this model)"))
+        place = files.origins.get(sequence, {}).get("series", {}).get("name", source.path)
+        say(f"{sequence!s:>6}  {place}" + ("" if sequence in used else "  (not used by this model)"))
     if probabilities:
         check_probability_files(out)
     if raw is None:
         found = find_in(predictor, read_for(predictor, files, force=force), confidence)
     else:
+        say(f"registering {len(used)} scans to each other and to the atlas, which takes up to a minute")
         found = find_raw(predictor, read_raw(predictor, files, raw, force=force), confidence)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
@@ -173,9 +180,9 @@ def segment(
 
 
 def segment_cohort(
-    data: Path,
-    model: Path,
-    out: Path,
+    data: PathLike,
+    model: PathLike | None,
+    out: PathLike,
     *,
     convention: str = "brats2017",
     shard: str = "1/1",
@@ -200,7 +207,7 @@ def segment_cohort(
 
     Args:
         data: A tree of cases or a CSV manifest; labels are neither needed nor opened.
-        model: Run folder or model folder.
+        model: Run folder or model folder, or the name of a network that comes with mindgap; None for that in the box.
         out: Folder of the masks.
         convention: How labels are numbered in the masks.
         shard: "2/4" takes the second of four shares; all may run at once, into the same folder.
@@ -225,6 +232,7 @@ def segment_cohort(
         SettingError: ``out`` holds other results.
         MindgapError: No case is found, or a mask cannot be written.
     """
+    data, model, out = Path(data), model_folder(model), Path(out)
     share, labels = Shard.parse(shard), find_convention(convention)
     if raw is not None and raw.brain.mask is not None:
         raise SettingError(
@@ -279,9 +287,9 @@ def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, la
 
 
 def evaluate(
-    model: Path,
-    data: Path,
-    out: Path | None = None,
+    model: PathLike,
+    data: PathLike,
+    out: PathLike | None = None,
     *,
     subsets: Sequence[Subset] | None = None,
     rules: Rules = DEFAULT_RULES,
@@ -326,6 +334,7 @@ def evaluate(
         SettingError: The network does not take one of the subsets, or comes without its run and ``out`` is missing.
         MindgapError: Nothing could be scored.
     """
+    model, data, out = model_folder(model), Path(data), None if out is None else Path(out)
     if out is not None and out.is_dir():
         raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
     place = evaluation_folder(model, out)
@@ -455,7 +464,7 @@ def export(
     )
 
 
-def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindgap report") -> Path:
+def report(runs: Sequence[PathLike], out: PathLike | None = None, *, title: str = "mindgap report") -> Path:
     """Write one self-contained HTML page about evaluated runs.
 
     Args:
@@ -463,15 +472,16 @@ def report(runs: Sequence[Path], out: Path | None = None, *, title: str = "mindg
         out: The page; ``report.html`` in the first run by default.
         title: Heading.
     """
-    page = out or runs[0] / REPORT
+    folders = [Path(run) for run in runs]
+    page = folders[0] / REPORT if out is None else Path(out)
     from mindgap.report.collect import collect
     from mindgap.report.page import build_page
 
-    write_text(page, build_page(title=title, **collect(runs)))
+    write_text(page, build_page(title=title, **collect(folders)))
     return page
 
 
-def cite(run: Path | None = None) -> str:
+def cite(run: PathLike | None = None) -> str:
     """BibTeX of what a run used, or of everything."""
-    keys: list[str] = list(BIBTEX) if run is None else read_json(run / MANIFEST)["citations"]
+    keys: list[str] = list(BIBTEX) if run is None else read_json(Path(run) / MANIFEST)["citations"]
     return bibtex(keys)

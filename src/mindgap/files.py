@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,18 @@ def cache_folder() -> Path:
     return home / ("AppData/Local" if os.name == "nt" else ".cache") / "mindgap"
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what :func:`write_aside` left in a folder when its process was killed; living processes keep theirs."""
+def remove_leftovers(folder: Path, of: Collection[str] = ()) -> None:
+    """Remove what :func:`write_aside` left in a folder when its process was killed; living processes keep theirs.
+
+    Args:
+        folder: That is this process's to write in.
+        of: Names that were to be written; all when empty. A folder others write in as well, perhaps on machines whose
+            processes cannot be seen from here, is cleaned of one's own names only.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _LEFTOVER.fullmatch(path.name)
-        if match and not _lives(int(match[1])):
+        mine = not of or path.name.partition(".part.")[2] in of
+        if match and mine and not _lives(int(match[1])):
             path.unlink(missing_ok=True)
 
 

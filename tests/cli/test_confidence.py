@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mindgap.cli import main
+from mindgap.data.history import history_of
 
 QUICK = ["--coverage", "whole"]
 
@@ -59,6 +60,10 @@ def test_a_mask_comes_with_what_is_known(runs, patient, tmp_path, capsys):
     assert main([*words, "--entropy", str(tmp_path / "s.nii.gz")]) == 2, "an entropy map replaces nothing"
     twice = str(tmp_path / "t.nii.gz")
     assert main([*words, "-o", twice, "--entropy", twice]) == 2
+    beside = str(tmp_path / "t_probabilities.nii.gz")
+    assert main([*words, "-o", twice, "--probabilities", "--entropy", beside]) == 2
+    (tmp_path / "e.json").write_text("{}")
+    assert main([*words, "-o", twice, "--entropy", str(tmp_path / "e.nii.gz")]) == 2, "nor somebody's notes"
     assert not (tmp_path / "t.nii.gz").exists(), "refused before any work"
 
 
@@ -140,7 +145,9 @@ def test_a_test_cohort_is_held_against_the_estimates(runs, journey, tmp_path, ca
     shutil.copyfile(tmp_path / "held" / "reliability.png", run / "reliability.png")
     assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
     assert "Reliability curves of run" in (tmp_path / "page.html").read_text()
-    assert len((tmp_path / "held" / "confidence-test.csv").read_text().splitlines()) == 1 + 3 * 6
+    news = {path.name for path in journey.cohort.glob("*GG/*")} - history_of(run).known
+    assert len((tmp_path / "held" / "confidence-test.csv").read_text().splitlines()) == 1 + 3 * len(news)
+    assert "left out, as the network has learnt from them" in printed
 
 
 def test_what_is_known_can_be_held_against_others_without_being_changed(runs, journey, tmp_path, fails):
@@ -150,7 +157,10 @@ def test_what_is_known_can_be_held_against_others_without_being_changed(runs, jo
     assert (runs[0] / "confidence.json").read_bytes() == known
     with (tmp_path / "confidence-test.csv").open() as handle:
         cases = {row["case"] for row in csv.DictReader(handle)}
-    assert len(cases) == 6, "all but the one it was calibrated on"
+    assert cases.isdisjoint(history_of(runs[0]).known), "none of those it was calibrated on or has learnt"
+    assert cases
+    assert "--level would do nothing" in fails([*words, "--test", str(journey.cohort), "-o", "x", "--level", "0.5"])
+    assert "--cases none" in fails(["calibrate", "box", "--data", str(journey.cohort), "--cases", "all"])
     assert "--out" in fails([*words, "--test", str(journey.cohort)])
     assert "was not calibrated" in fails(
         ["calibrate", str(journey.flair), "--cases", "none", "--test", str(journey.cohort), "-o", str(tmp_path)]

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import shutil
 import sys
 import zipfile
@@ -112,6 +113,10 @@ def test_an_archive_gives_the_same_mask_and_a_mask_beside_the_series_does_not_hi
         for path in sorted(examination.rglob("IM*")):
             made.write(path, path.relative_to(examination))
     assert main(_segment(journey, archive, out, "--yes")) == 0
+    taken = json.loads((tmp_path / "a.manifest.json").read_text())["inputs"]["FLAIR"]
+    assert taken["file"] == str(archive), "the converted file is gone"
+    assert (taken["series"]["number"], taken["series"]["images"] > 1) == (NUMBERS["FLAIR"], True)
+    assert len(taken["other_series"]) == 3
     for _ in range(2):
         assert main(_segment(journey, examination, examination / "seg.nii.gz", "--yes")) == 0
     np.testing.assert_array_equal(_voxels(out), _voxels(examination / "seg.nii.gz"))

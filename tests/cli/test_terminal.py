@@ -43,15 +43,16 @@ def test_work_goes_on_when_nobody_listens_any_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_sigterm_leaves_nothing_in_the_temporary_folder(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_nothing_in_the_temporary_folder(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[Path] = []
 
     def run(words: list[str]) -> int:
         with tempfile.TemporaryDirectory() as name:
             made.append(Path(name))
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), getattr(signal, kind))
             time.sleep(10)
         return 0
 
@@ -59,8 +60,8 @@ def test_sigterm_leaves_nothing_in_the_temporary_folder(
     verb.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mindgap.cli.fake", verb)
     monkeypatch.setitem(VERBS, "fake", "")
-    assert main(["fake"]) == 143
+    assert main(["fake"]) == 128 + getattr(signal, kind)
     assert made
     assert not made[0].exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(getattr(signal, kind)) == signal.SIG_DFL
     assert "interrupted" in capsys.readouterr().err

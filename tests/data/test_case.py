@@ -106,6 +106,15 @@ def test_impossible_images_are_refused(files, change, found, mend):
     assert mend in message.partition("To mend")[2]
 
 
+def test_a_head_with_its_skull_is_no_brain(files):
+    for source in files.images.values():  # 288 voxels of 21 mm
+        image = nib.load(source.path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([21.0, 21.0, 21.0, 1.0])), source.path)
+    with pytest.raises(InputError, match=r"at most 2\.5 L, found 2\.[0-9] L above 0.*--raw and --hd-bet.*--force"):
+        files.load()
+    assert files.load(force=True).sequences == files.sequences
+
+
 def test_few_negative_voxels_are_legal(files):
     _rewrite(files.images[Sequence.T2].path, _fill(-0.1, 9))
     assert files.load().images[Sequence.T2].array.min() < 0

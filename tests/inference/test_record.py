@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 
 from mindgap.data.case import Source
 from mindgap.data.cohort import case_from_folder
-from mindgap.errors import InputError
+from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import sha256_of
-from mindgap.inference.record import find_in, manifest_of, read_for, warnings_about, write_mask
+from mindgap.inference.record import check_mask_place, find_in, manifest_of, read_for, warnings_about, write_mask
 from mindgap.regions import find_convention
 from mindgap.sequences import SEQUENCES, Sequence
 
@@ -97,3 +98,61 @@ def test_files_that_were_not_understood_are_named_where_a_sequence_is_absent(any
     files = case_from_folder(case, label=False)
     assert files.left_alone == ("P1_DWI.nii",)
     assert warnings_about(find_in(anything, read_for(anything, files))) == [], "nothing is missing"
+
+
+def test_a_copy_of_an_image_is_no_other_sequence(anything, study, tmp_path):
+    source = study.cases[0].images[Sequence.FLAIR].path
+    copy = shutil.copyfile(source, tmp_path / f"x_t1{source.suffix}")
+    files = replace(study.cases[0], images={Sequence.T1: Source(copy), Sequence.FLAIR: Source(source)})
+    with pytest.raises(InputError, match="copies of one another"):
+        read_for(anything, files)
+
+
+def test_names_that_speak_against_what_was_given_are_said(anything, study, tmp_path):
+    images = study.cases[0].images
+    given = {}
+    for sequence, name in ((Sequence.T1, "P01_t1"), (Sequence.FLAIR, "P02_t2")):
+        path = images[sequence].path
+        given[sequence] = Source(Path(shutil.copyfile(path, tmp_path / f"{name}{path.suffix}")))
+    found = find_in(anything, read_for(anything, replace(study.cases[0], case_id="here", images=given)))
+    lines = " | ".join(warnings_about(found))
+    assert f"{given[Sequence.FLAIR]} was given as FLAIR, and its name says T2" in lines
+    assert "names speak of P01 and P02" in lines
+    assert "T1, and its name" not in lines
+
+
+@pytest.mark.parametrize(
+    ("codes", "shift", "said"),
+    [((0, 0), 0.0, "does not tell its orientation"), ((1, 1), 30.0, "lie up to 30 mm apart"), ((1, 0), 30.0, "")],
+)
+def test_a_header_that_leaves_the_grid_open_is_said(anything, study, tmp_path, codes, shift, said):
+    image = nib.load(study.cases[0].images[Sequence.FLAIR].path)
+    other = image.affine.copy()
+    other[0, 3] += shift
+    image.header.set_sform(image.affine, codes[0])
+    image.header.set_qform(other, codes[1])
+    made = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+    nib.save(made, tmp_path / "x_flair.nii")
+    reading = read_for(anything, replace(study.cases[0], images={Sequence.FLAIR: Source(tmp_path / "x_flair.nii")}))
+    assert len(reading.warnings) == bool(said)
+    assert said in " ".join(reading.warnings)
+
+
+def test_foreign_notes_and_closed_places_are_refused_before_any_work(tmp_path):
+    (tmp_path / "m.manifest.json").write_text('{"packing": "list"}')
+    with pytest.raises(SettingError, match="is no manifest of a mask"):
+        check_mask_place(tmp_path / "m.nii.gz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MindgapError, match="could not be written"):
+        check_mask_place(tmp_path / "file" / "m.nii.gz")
+    check_mask_place(tmp_path / "new" / "folder" / "m.nii.gz")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_another_machine_writes_into_the_same_folder_is_left_alone(tmp_path):
+    mine, others = (tmp_path / f".999999999.deadbeef.part.{name}" for name in ("m.nii.gz", "P2.nii.gz"))
+    mine.write_text("")
+    others.write_text("")
+    check_mask_place(tmp_path / "m.nii.gz")
+    assert not mine.exists()
+    assert others.exists()

@@ -81,7 +81,7 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         return 2
     calm_threads(os.environ)
     try:
-        with _sigterm_ends_in_order():
+        with _ends_in_order():
             code: int = importlib.import_module(f"mindgap.cli.{verb}").run(words)
     except MindgapError as error:
         if debug:
@@ -92,7 +92,7 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         if debug:
             raise
         _complain(f"mindgap {verb}: interrupted.")
-        return 143 if isinstance(interrupt, _Terminated) else 130
+        return 128 + (interrupt.signal if isinstance(interrupt, _Terminated) else signal.SIGINT)
     except BrokenPipeError:  # nobody reads what this verb only prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
@@ -112,24 +112,31 @@ def _complain(line: str) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM came, or SIGHUP: a lost connection."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 @contextmanager
-def _sigterm_ends_in_order() -> Iterator[None]:
-    """SIGTERM as an exception, so that unpacked images of patients and children are gone at the end.
+def _ends_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP as exceptions, so that unpacked images of patients and children are gone at the end.
 
-    Trainings and studies have a handler of their own while they run, which saves.
+    Trainings and studies have a handler of their own while they run, which saves; what `nohup` ignores stays ignored.
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
 
     def end(number: int, frame: object) -> None:
-        raise _Terminated
+        raise _Terminated(number)
 
-    signal.signal(signal.SIGTERM, end)
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [kind for kind in kinds if signal.getsignal(kind) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for kind in ours:
+        signal.signal(kind, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for kind in ours:
+            signal.signal(kind, signal.SIG_DFL)

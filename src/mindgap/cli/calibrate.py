@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -78,9 +78,16 @@ def run(words: Sequence[str]) -> int:
     if settings.cases == "none":
         if settings.test is None or settings.out is None:
             raise SettingError("--cases none writes nothing beside the weights: name a cohort with --test, and --out.")
+        _refuse_idle(settings)
         folder = model_folder(settings.model)
+    elif not settings.model.exists() and model_folder(settings.model):  # which says what there is
+        raise SettingError(
+            f"what is known of {settings.model} came with it and is not measured again: hold it against cases of yours "
+            "with --cases none --test COHORT -o OUT."
+        )
     else:
         folder = settings.model
+    wanted = None if settings.subsets is None else parse_subsets(settings.subsets)
     predictor = Predictor.load(
         folder,
         device=settings.device,
@@ -99,7 +106,7 @@ def run(words: Sequence[str]) -> int:
             predictor,
             settings.data,
             cases=settings.cases,
-            subsets=None if settings.subsets is None else parse_subsets(settings.subsets),
+            subsets=wanted,
             level=settings.level,
             review_below=settings.review_below,
             labels=settings.labels,
@@ -111,10 +118,21 @@ def run(words: Sequence[str]) -> int:
     if trial is not None:
         from mindgap.inference.assessment import assess
 
-        found = assess(predictor, confidence, trial, progress=ProgressLine("testing"))
+        found = assess(predictor, confidence, trial, subsets=wanted, progress=ProgressLine("testing"))
         print_assessment(found, confidence.level)
         write_assessment(found, settings.out or folder, predictor)
     return 0
+
+
+def _refuse_idle(settings: Calibrate) -> None:
+    """Refuse what would be ignored where nothing is measured."""
+    from mindgap.errors import SettingError
+
+    defaults = {f.name: f.default for f in fields(settings)}
+    idle = [n for n in ("data", "level", "review_below") if getattr(settings, n) != defaults[n]]
+    if idle:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise SettingError(f"{flags} would do nothing with --cases none, which measures nothing: leave it out.")
 
 
 def what_is_known(predictor: Predictor) -> Confidence:

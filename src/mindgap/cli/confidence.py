@@ -33,21 +33,27 @@ def print_found(found: Segmentation) -> None:
         say(f"please review: {reason}")
 
 
-def check_entropy_path(path: Path | None, mask: Path) -> None:
-    """Refuse, before any work, a name that is none of NIfTI's, that of the mask, or of a file that may be an input.
+def check_entropy_path(path: Path | None, mask: Path, *, probabilities: bool) -> None:
+    """Refuse, before any work, a name that is none of NIfTI's, that of another output, or of a file that is there.
 
     Raises:
         SettingError: It is one of these.
     """
-    from mindgap.data.nifti import NIFTI_SUFFIXES
+    from mindgap.data.nifti import NIFTI_SUFFIXES, stem_of
     from mindgap.errors import SettingError
+    from mindgap.inference.layout import probability_files
 
     if path is not None and not path.name.endswith(NIFTI_SUFFIXES):
         raise SettingError(f"{path} has no NIfTI name: let it end in .nii.gz or .nii.")
-    if path is not None and path.resolve() == mask.resolve():
-        raise SettingError(f"--entropy and -o both name {path}: give the entropy map a name of its own.")
-    if path is not None and path.exists():
-        raise SettingError(f"{path} exists: choose another place for the entropy map, or remove it.")
+    if path is None:
+        return
+    others = {"-o": (mask,), "--probabilities": probability_files(mask) if probabilities else ()}
+    for flag, files in others.items():
+        if any(path.parent.resolve() == file.parent.resolve() and stem_of(path) == stem_of(file) for file in files):
+            raise SettingError(f"--entropy and {flag} would both write {path}: give the entropy map a name of its own.")
+    for file in (path, path.with_name(f"{stem_of(path)}.json")):
+        if file.exists():
+            raise SettingError(f"{file} exists: choose another place for the entropy map, or remove it.")
 
 
 def write_entropy(path: Path, found: Segmentation) -> None:

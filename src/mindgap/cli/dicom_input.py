@@ -6,9 +6,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mindgap.cli.terminal import print_table, say
 
@@ -111,7 +111,18 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
         _confirm(flags)
         paths = {sequence: Path(made) / f"{case_id}_{sequence.value.lower()}.nii.gz" for sequence in chosen}
         stacks = {sequence: convert_series(series, paths[sequence]) for sequence, series in chosen.items()}
-        yield DicomCase(case_from_files(paths, case_id), stacks)
+        left_out = [one.series.name for one in proposals if one.series not in chosen.values()]
+        origins = {s: _origin(path, series, left_out) for s, series in chosen.items()}
+        yield DicomCase(replace(case_from_files(paths, case_id), origins=origins), stacks)
+
+
+def _origin(path: Path, series: DicomSeries, left_out: list[str]) -> dict[str, Any]:
+    """What a manifest says of a series in place of the file it was converted to, which is gone then."""
+    from mindgap.data.folders import visible
+
+    known = {"uid": series.uid, "number": series.number, "description": series.description}
+    about = {"name": series.name, **known, "images": len(series.slices)}
+    return {"file": str(visible(path)), "series": about, "other_series": left_out}
 
 
 def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:

@@ -102,7 +102,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.api import segment
 
     assert settings.model is not None
-    check_entropy_path(settings.entropy, settings.out)
+    check_entropy_path(settings.entropy, settings.out, probabilities=settings.probabilities)
     with _open_case(settings, dicom=dicom) as case:
         found = segment(
             case.files,

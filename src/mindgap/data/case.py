@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.nifti import Volume, read_volume
+from mindgap.data.nifti import Volume, read_volume, volume_of_voxel_ml
 from mindgap.errors import InputError
 from mindgap.processor import cpu_count
 from mindgap.regions import CLASS_COUNT, LabelConvention, target_from_label
@@ -23,6 +24,8 @@ _T = TypeVar("_T")
 AFFINE_TOLERANCE_MM = 1e-3
 """Largest difference of two affines' entries (nnU-Net's 1e-8 refuses files that differ by rounding)."""
 LEAST_BRAIN_FRACTION = 1e-3
+MOST_BRAIN_ML = 2500.0
+"""Above 0; the brains of 38 BraTS cases have 1.1 to 1.6 L, the largest known hardly 2."""
 MOST_NEGATIVE_FRACTION = 1e-2
 LARGEST_LABEL = 5
 """Whole numbers up to this and nothing else are labels, not an image."""
@@ -53,6 +56,7 @@ class CaseFiles:
         images: The sequences there are, at least one; put in canonical order.
         label: The reference segmentation, where there is one.
         left_alone: Names of NIfTI files of its folder that name neither a sequence nor a label.
+        origins: What an image was made from, where its own file is a passing one: the DICOM series, for manifests.
 
     Raises:
         InputError: No sequence, one image named twice, or a name that could lie outside the folder of results.
@@ -62,6 +66,7 @@ class CaseFiles:
     images: Mapping[Sequence, Source]
     label: Source | None = None
     left_alone: tuple[str, ...] = ()
+    origins: Mapping[Sequence, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if Path(self.case_id).name != self.case_id or self.case_id in ("", ".", "..") or "\\" in self.case_id:
@@ -148,11 +153,11 @@ class Case:
         case_id: Name of the patient or examination.
         images: At least one volume, all on one grid; put in canonical order.
         target: Classes of :mod:`mindgap.regions` (i j k) on the same grid, or None.
-        force: Accept affines that disagree; shapes have to agree all the same.
+        force: Accept affines that disagree, and more than a brain above 0; shapes have to agree all the same.
 
     Raises:
         InputError: No image; shapes or affines disagree; an image has NaN or infinite voxels, is constant,
-            mostly empty, a label map, or has many negative voxels; the target does not fit.
+            mostly empty, larger than a brain, a label map, or has many negative voxels; the target does not fit.
     """
 
     case_id: str
@@ -165,7 +170,8 @@ class Case:
         for volume in list(self.images.values())[1:]:
             _check_grid(self.case_id, volume, self.reference, force=force)
         for sequence, volume in self.images.items():
-            _check_voxels(f"{self.case_id}: {sequence} ({volume.path.name})", volume.array)
+            largest = math.inf if force else MOST_BRAIN_ML / volume_of_voxel_ml(volume.affine)
+            _check_voxels(f"{self.case_id}: {sequence} ({volume.path.name})", volume.array, largest)
         if self.target is not None:
             _check_target(self.case_id, self.target, self.reference)
 
@@ -225,7 +231,7 @@ def _check_grid(case_id: str, volume: Volume, reference: Volume, *, force: bool)
         )
 
 
-def _check_voxels(case: str, array: NDArray[np.float32]) -> None:
+def _check_voxels(case: str, array: NDArray[np.float32], largest: float) -> None:
     """Refuse what no MRI looks like; minimum and maximum carry NaN and infinity along, so two passes do."""
     with np.errstate(invalid="ignore"):
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
@@ -240,9 +246,14 @@ def _check_voxels(case: str, array: NDArray[np.float32]) -> None:
     elif low < 0 and (fraction := float((array < 0).mean())) > MOST_NEGATIVE_FRACTION:
         expected, found = "background 0 and brain above it", f"{fraction:.1%} negative voxels"
         mend = f"{strip}; normalisation is done here, so z-scored images are not needed"
-    elif (fraction := np.count_nonzero(array > 0) / array.size) < LEAST_BRAIN_FRACTION:
+    elif (brain := np.count_nonzero(array > 0)) < LEAST_BRAIN_FRACTION * array.size:
         expected = f"a brain (voxels above 0) of at least {LEAST_BRAIN_FRACTION:.1%} of the volume"
-        found, mend = f"{fraction:.3%}", strip
+        found, mend = f"{brain / array.size:.3%}", strip
+    elif brain > largest:
+        litres = brain / largest * MOST_BRAIN_ML / 1000
+        expected = f"a brain on background 0, of at most {MOST_BRAIN_ML / 1000:g} L"
+        found = f"{litres:.1f} L above 0, as in a head with its skull or with noise around it"
+        mend = f"{strip}, or take raw scans with --raw and --hd-bet or --brain-mask; --force takes it as it is"
     elif low >= 0 and high <= LARGEST_LABEL and np.array_equal(array, np.rint(array)):
         expected, found = "grey values", f"nothing but whole numbers from 0 to {high:g}, as in a label map or a mask"
         mend = "give the image itself; a segmentation is named *seg*"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _KINDS = {
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}
 """Spatial codes of xyzt_units; 2 is mm, 0 unknown."""
 _LARGEST_SIDE_MM = 1000.0
+MOST_APART_MM = 1.0
+"""Corners by sform and by qform: beyond this the header tells two stories."""
 _SMALL_SIDE_MM, _FINE_EDGE_MM = 50.0, 0.5
 """A longest side below the first, in voxels below the second: 24 "mm" in 240 voxels are a head in cm, not a crop."""
 _ISAL_ERROR: Any = igzip_lib.IsalError
@@ -343,6 +346,23 @@ def _description_of(path: Path) -> bytes:
         return b""
 
 
+def doubt_about_grid(volume: Volume) -> str:
+    """What makes it doubtful where a volume lies in space; "" where its header tells, in one way."""
+    header = volume.header
+    if not isinstance(header, nib.Nifti1Header):
+        return ""
+    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    if sform is None and qform is None:
+        return f"the header of {volume.path.name} does not tell its orientation (no sform, no qform): a guess was taken"
+    if sform is None or qform is None:
+        return ""
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in volume.array.shape))])
+    apart_mm = float(np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max())
+    if apart_mm <= MOST_APART_MM:
+        return ""
+    return f"sform and qform of {volume.path.name} lie up to {apart_mm:.3g} mm apart: the sform was taken"
+
+
 def _open(path: Path, case: str) -> Any:
     if not path.is_file():
         raise InputError(case=case, expected=f"a file at {path}", found="none", mend="correct the path")
@@ -387,6 +407,13 @@ def _load(path: Path) -> Any:
 
 
 def _unreadable(path: Path, case: str, error: Exception) -> InputError:
+    if isinstance(error, PermissionError):
+        return InputError(
+            case=f"{case}: {path.name}",
+            expected="a file that may be read",
+            found="permission denied",
+            mend="ask for the right to read it, or leave this sequence out",
+        )
     return InputError(
         case=f"{case}: {path.name}",
         expected="a whole NIfTI file",

@@ -108,6 +108,7 @@ def to_atlas_grid(
         _check(names[sequence], volume, stripped=options.brain.already_stripped)
     first = _named(case_id, options.reference, images) or choose_reference(images)
     native = _named(case_id, options.native, images) or first
+    given = None if options.brain.mask is None else _given_brain(case_id, images, options.brain.mask)
     soft: dict[Sequence, int] = {}
     if options.brain.already_stripped:
         images, soft = _without_rims(images)
@@ -118,7 +119,7 @@ def to_atlas_grid(
     laid = {s: register(case_id, reference, volume, stripped=stripped) for s, volume in others.items()}
     ways = {first: np.eye(4)} | {s: found.matrix for s, found in laid.items()}
     together = time.perf_counter()
-    brains = _find_brains(case_id, images, ways, first, options.brain)
+    brains = _find_brains(case_id, images, ways, first, options.brain, given)
     insides = {s: _on_scan(case_id, volume, ways[s], *brains[s]) for s, volume in images.items()}
     for sequence, volume in images.items():
         _check_negative(names[sequence], volume.array[insides[sequence]], " in the brain")
@@ -264,25 +265,37 @@ def _find_brains(
     ways: Mapping[Sequence, NDArray[np.float64]],
     first: Sequence,
     source: BrainSource,
+    given: tuple[Volume, Sequence] | None,
 ) -> dict[Sequence, tuple[Volume, NDArray[np.float64]]]:
     """Per sequence, the brain as a volume of 0 and 1 and the way from the reference to its grid."""
     if source.already_stripped:
         return {s: (_as_mask(volume, volume.array > 0), ways[s]) for s, volume in images.items()}
-    if source.mask is not None:
-        mask = read_volume(source.mask, case=case_id)
-        owner = next((s for s, volume in images.items() if lies_on(mask, volume)), None)
-        if owner is None:
-            raise InputError(
-                case=f"{case_id}: {source.mask.name}",
-                expected="a mask on the grid of one of " + ", ".join(str(s) for s in images),
-                found=f"shape {mask.array.shape}, on none of them",
-                mend="draw or resample the mask on one of these scans",
-            )
-        brain = _as_mask(mask, mask.array > 0)
-        return dict.fromkeys(images, (brain, ways[owner]))
+    if given is not None:
+        return dict.fromkeys(images, (given[0], ways[given[1]]))
     assert source.hd_bet is not None
     brain = _as_mask(images[first], strip_with_hd_bet(case_id, source.hd_bet, images[first]))
     return dict.fromkeys(images, (brain, ways[first]))
+
+
+def _given_brain(case_id: str, images: Mapping[Sequence, Volume], path: Path) -> tuple[Volume, Sequence]:
+    """The brain mask a user gave, and the scan it lies on; looked at before anything is registered."""
+    mask = read_volume(path, case=case_id)
+    owner = next((s for s, volume in images.items() if lies_on(mask, volume)), None)
+    if owner is None:
+        raise InputError(
+            case=f"{case_id}: {path.name}",
+            expected="a mask on the grid of one of " + ", ".join(str(s) for s in images),
+            found=f"shape {mask.array.shape}, on none of them",
+            mend="draw or resample the mask on one of these scans",
+        )
+    if not (mask.array > 0).any():
+        raise InputError(
+            case=f"{case_id}: {path.name}",
+            expected="a brain, as voxels above 0",
+            found="an empty mask",
+            mend="draw it again, or take --hd-bet",
+        )
+    return _as_mask(mask, mask.array > 0), owner
 
 
 def _as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:

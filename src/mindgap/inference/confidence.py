@@ -106,7 +106,9 @@ class Confidence:
         return {**table, "mean": {case: float(np.mean([table[str(r)][case] for r in REGIONS])) for case in cases}}
 
 
-def estimate(confidence: Confidence, segmentation: Segmentation, case: Case, *, coverage: str) -> Estimate:
+def estimate(
+    confidence: Confidence, segmentation: Segmentation, case: Case, *, coverage: str, mirrored: bool = False
+) -> Estimate:
     """Say how far a mask can be trusted.
 
     Args:
@@ -114,6 +116,7 @@ def estimate(confidence: Confidence, segmentation: Segmentation, case: Case, *, 
         segmentation: What it found.
         case: The images it looked at.
         coverage: How it was applied.
+        mirrored: Whether its mirror images were averaged, which no calibration is made with.
     """
     subset = format_subset(segmentation.subset)
     temperature = confidence.temperature(subset)
@@ -134,7 +137,7 @@ def estimate(confidence: Confidence, segmentation: Segmentation, case: Case, *, 
         level=confidence.level,
         strangeness=strange,
         review=_reasons(segmentation, dice, strange, confidence.review_below),
-        notes=_notes(confidence, subset, n, coverage),
+        notes=_notes(confidence, subset, n, coverage, mirrored),
     )
 
 
@@ -256,7 +259,7 @@ def _reasons(
     return tuple(reasons)
 
 
-def _notes(confidence: Confidence, subset: str, n: int, coverage: str) -> tuple[str, ...]:
+def _notes(confidence: Confidence, subset: str, n: int, coverage: str, mirrored: bool) -> tuple[str, ...]:
     notes = []
     if n == 0:
         notes.append(f"the network was not calibrated on {subset}: expected Dice is that of other subsets")
@@ -266,4 +269,6 @@ def _notes(confidence: Confidence, subset: str, n: int, coverage: str) -> tuple[
         )
     if coverage != confidence.coverage:
         notes.append(f"calibrated with coverage {confidence.coverage}, applied with {coverage}")
+    if mirrored:
+        notes.append("calibrated without mirror images, applied with them (--tta)")
     return tuple(notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mindgap.evaluation.conformal import VolumeInterval
@@ -37,6 +37,10 @@ class Estimate:
     strangeness: Strangeness | None
     review: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def of_mask(self, volumes_ml: Mapping[Region, float]) -> Estimate:
+        """What can be said when the mask was brought to another grid: nothing of the Dice of what is empty there."""
+        return replace(self, dice={r: v if volumes_ml[r] > 0 else math.nan for r, v in self.dice.items()})
 
     def to_plain(self) -> dict[str, Any]:
         """For the manifest of a mask."""

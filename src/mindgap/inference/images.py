@@ -21,7 +21,15 @@ from mindgap.files import sha256_of
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Coverage, Predictor
-from mindgap.inference.record import Reading, check_mask_place, find_in, warnings_about, write_mask
+from mindgap.inference.record import (
+    Reading,
+    check_mask_place,
+    doubts_about,
+    find_in,
+    refuse_copies,
+    warnings_about,
+    write_mask,
+)
 from mindgap.inference.selection import answering
 from mindgap.inference.shipped import model_folder
 from mindgap.regions import find_convention
@@ -169,7 +177,9 @@ def _read(predictor: Predictor, images: Mapping[Sequence, Image], files: CaseFil
         else:
             volumes[sequence] = read_volume(path, case=files.case_id)
             sha256[path] = sha256_of(path)
-    return Reading(files, Case(files.case_id, volumes, force=force), sha256, time.perf_counter() - began)
+    refuse_copies(files, sha256)
+    case = Case(files.case_id, volumes, force=force)
+    return Reading(files, case, sha256, time.perf_counter() - began, warnings=doubts_about(volumes.values()))
 
 
 def _as_files(images: Mapping[Sequence, Any], case: str | None) -> CaseFiles:

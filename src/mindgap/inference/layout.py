@@ -119,8 +119,13 @@ def check_probability_files(mask: Path, layout: Layout = "folders") -> None:
         SettingError: There is such a file.
     """
     for path in probability_files(mask, layout):
+        about = path.with_name(f"{stem_of(path)}.json")
         if path.exists() and not is_own_probabilities(path):
             raise SettingError(f"{path} exists and was not written by --probabilities: move it, or choose another -o.")
+        if about.exists() and not path.exists():
+            raise SettingError(
+                f"{about} exists, and --probabilities would write over it: move it, or choose another -o."
+            )
 
 
 def write_region_probabilities(

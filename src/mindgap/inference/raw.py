@@ -11,10 +11,11 @@ from mindgap.data.case import CaseFiles
 from mindgap.data.nifti import read_volume, volume_of_voxel_ml
 from mindgap.data.prepared import Placement
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
+from mindgap.errors import InputError
 from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence
 from mindgap.inference.predictor import Predictor, region_voxels
-from mindgap.inference.record import Found, Reading, find_in
+from mindgap.inference.record import Found, Reading, doubts_about, find_in, refuse_copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +50,19 @@ def read_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, for
     sources = {sequence: files.images[sequence] for sequence in used}
     images = {s: read_volume(source.path, case=files.case_id, channel=source.channel) for s, source in sources.items()}
     sha256 = {path: sha256_of(path) for path in dict.fromkeys(source.path for source in sources.values())}
+    refuse_copies(files, sha256)
     read = time.perf_counter()
-    raw = to_atlas_grid(files.case_id, images, options, force=force)
-    reading = Reading(files, raw.case, sha256, read - began, raw.record, raw.warnings)
+    try:
+        raw = to_atlas_grid(files.case_id, images, options, force=force)
+    except RuntimeError as error:  # SimpleITK says by it whatever it cannot do
+        raise InputError(
+            case=files.case_id,
+            expected="scans that can be laid upon each other",
+            found=f"an error of SimpleITK ({' '.join(str(error).split())[-160:]})",
+            mend="look at the scans and their headers; leave out the one that is broken",
+        ) from error
+    doubts = doubts_about(images.values())
+    reading = Reading(files, raw.case, sha256, read - began, raw.record, (*doubts, *raw.warnings))
     return RawReading(reading, raw, time.perf_counter() - read)
 
 
@@ -68,14 +79,16 @@ def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | N
     maps = torch.from_numpy(bring_back(given.raw, on_atlas.probabilities))
     target = predictor.classes(maps)
     voxel_ml = volume_of_voxel_ml(given.raw.native.affine)
+    volumes_ml = {region: count * voxel_ml for region, count in region_voxels(target).items()}
     i, j, k = target.shape
     whole = Placement((i, j, k), (0, 1, 2), (False, False, False), (i, j, k), ((0, i), (0, j), (0, k)))
     found = replace(
         on_atlas,
+        confidence=None if on_atlas.confidence is None else on_atlas.confidence.of_mask(volumes_ml),
         target=target,
         maps=maps,
         placement=whole,
         like=given.raw.native,
-        volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
+        volumes_ml=volumes_ml,
     )
     return Found(given.reading, found, given.seconds + time.perf_counter() - began)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,23 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles
+from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles, Source
 from mindgap.data.folders import visible
-from mindgap.data.nifti import NIFTI_SUFFIXES, is_own_mask, stem_of, write_label
-from mindgap.errors import SettingError
-from mindgap.files import remove_leftovers, sha256_of, write_json
+from mindgap.data.nifti import (
+    NIFTI_SUFFIXES,
+    Volume,
+    doubt_about_grid,
+    is_nifti,
+    is_own_mask,
+    stem_of,
+    write_label,
+)
+from mindgap.errors import InputError, MindgapError, SettingError
+from mindgap.files import explain_unwritten, remove_leftovers, sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.predictor import Predictor, Segmentation
 from mindgap.regions import LabelConvention
-from mindgap.sequences import SEQUENCES, format_subset
+from mindgap.sequences import SEQUENCES, FileName, format_subset, read_filenames
 
 FORMAT = 1
 
@@ -71,7 +81,8 @@ def check_mask_place(out: Path) -> None:
     """
     if not out.name.endswith(NIFTI_SUFFIXES):
         raise SettingError(f"{out} has no NIfTI name: let it end in .nii.gz or .nii.")
-    remove_leftovers(out.parent)
+    remove_leftovers(out.parent, of=(out.name, *(f"{stem_of(out)}{end}" for end in (".json", ".manifest.json"))))
+    refuse_unwritable(out)
     if out.exists() and not is_own_mask(out):
         raise SettingError(
             f"{out} exists and is no mask as mindgap wrote it (an input, a reference, a corrected mask?): choose "
@@ -80,13 +91,30 @@ def check_mask_place(out: Path) -> None:
     check_sidecar(out)
 
 
+def refuse_unwritable(out: Path) -> None:
+    """Refuse, before any work, a place where nothing can be written; folders are made with the first file.
+
+    Raises:
+        MindgapError: It cannot.
+    """
+    there = next((folder for folder in out.absolute().parents if folder.exists()), out.parent)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise MindgapError(explain_unwritten(out, error)) from error
+
+
 def check_sidecar(mask: Path) -> None:
-    """Refuse to write over a .json beside a mask that is not about it.
+    """Refuse to write over a .json beside a mask, or what has the name of its manifest, that is not about it.
 
     Raises:
         SettingError: There is one.
     """
     about = mask.with_name(f"{stem_of(mask)}.json")
+    manifest = manifest_of(mask)
+    if manifest.exists() and '"mask"' not in manifest.read_text(encoding="utf-8", errors="replace"):
+        raise SettingError(f"{manifest} exists and is no manifest of a mask: choose another name for {mask.name}.")
     if about.exists() and "LabelConvention" not in about.read_text(encoding="utf-8", errors="replace"):
         raise SettingError(f"{about} exists and is not about a mask of mindgap's: choose another name for {mask.name}.")
 
@@ -106,7 +134,32 @@ def read_for(predictor: Predictor, files: CaseFiles, *, force: bool = False) -> 
     used = predictor.serve(files.case_id, files.sequences)
     case = files.load(used, force=force)
     sha256 = {path: sha256_of(path) for path in dict.fromkeys(files.images[s].path for s in used)}
-    return Reading(files, case, sha256, time.perf_counter() - began)
+    refuse_copies(files, sha256)
+    return Reading(files, case, sha256, time.perf_counter() - began, warnings=doubts_about(case.images.values()))
+
+
+def refuse_copies(files: CaseFiles, sha256: Mapping[Path, str]) -> None:
+    """Refuse one image under two names, of which one is not the sequence it is said to be.
+
+    Raises:
+        InputError: Two files have the same bytes.
+    """
+    seen: dict[tuple[str, int | None], str] = {}
+    for source in files.images.values():
+        key = (sha256.get(source.path, str(source.path)), source.channel)
+        if key in seen:
+            raise InputError(
+                case=files.case_id,
+                expected="an image of its own for each sequence",
+                found=f"{seen[key]} and {source}, which are copies of one another",
+                mend="name the right file, or leave the absent sequence out",
+            )
+        seen[key] = str(source)
+
+
+def doubts_about(volumes: Iterable[Volume]) -> tuple[str, ...]:
+    """What makes it doubtful where volumes lie in space."""
+    return tuple(doubt for doubt in map(doubt_about_grid, volumes) if doubt)
 
 
 def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | None = None) -> Found:
@@ -114,7 +167,8 @@ def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | Non
     began = time.perf_counter()
     segmentation = predictor.segment(reading.case)
     if confidence is not None:
-        found = estimate(confidence, segmentation, reading.case, coverage=segmentation.coverage)
+        coverage, tta = segmentation.coverage, predictor.tta
+        found = estimate(confidence, segmentation, reading.case, coverage=coverage, mirrored=tta)
         segmentation = replace(segmentation, confidence=found)
     return Found(reading, segmentation, time.perf_counter() - began)
 
@@ -172,6 +226,13 @@ def warnings_about(found: Found) -> list[str]:
             f"{format_subset(absent)} absent, and files were left alone whose names end in no sequence: {names}"
             f"{f' and {more} more' if more > 0 else ''} (rename them, or name each by its sequence, if they are these)"
         )
+    read = {sequence: _name_of(source, files.case_id) for sequence, source in files.images.items()}
+    for sequence, name in read.items():
+        if name is not None and name.sequence not in (None, sequence):
+            lines.append(f"{files.images[sequence]} was given as {sequence}, and its name says {name.sequence}")
+    patients = sorted({name.case.strip("_-. ") for name in read.values() if name is not None})
+    if len(patients) > 1 and len({re.sub(r"\d+", "#", patient) for patient in patients}) == 1:
+        lines.append(f"names speak of {' and '.join(patients)}: these may be of different patients or series")
     for sequence, volume in case.images.items():
         shift_mm = float(np.abs(volume.affine - case.reference.affine).max())
         if shift_mm > AFFINE_TOLERANCE_MM:
@@ -194,6 +255,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
                 "file": place_of(images[sequence].path),
                 "channel": images[sequence].channel,
                 "sha256": found.reading.sha256[images[sequence].path],
+                **found.reading.files.origins.get(sequence, {}),
             }
             for sequence in used
         },
@@ -201,6 +263,11 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
         "missing_for_network": [str(sequence) for sequence in predictor.card.sequences if sequence not in images],
         "not_opened": [str(sequence) for sequence in images if sequence not in used],
     }
+
+
+def _name_of(source: Source, case_id: str) -> FileName | None:
+    stem = stem_of(source.path)
+    return read_filenames([stem], case_id).get(stem) if source.channel is None and is_nifti(source.path) else None
 
 
 def place_of(path: Path) -> str:
