@@ -58,7 +58,7 @@ def test_doctor_names_device_precision_and_packages(capsys: pytest.CaptureFixtur
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "training   torch, " in text
-    assert "segmenting openvino, " in text
+    assert "segmenting by the box: openvino, " in text
     assert "nothing is missing" in text
 
 

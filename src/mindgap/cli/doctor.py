@@ -77,6 +77,18 @@ def _version_or_remedy(package: str, extra: str) -> str:
         return f"not installed: pip install {repr(f'mindgap[{extra}]') if extra in known else package}; for"
 
 
+def _box_has_int8() -> bool:
+    from mindgap.inference.exported import quantised_sha256, read_exported
+    from mindgap.inference.shipped import model_folder
+    from mindgap.networks.weights import read_card
+
+    folder = model_folder(None)
+    exported = read_exported(folder, read_card(folder)[1])
+    if exported is None or exported.int8 is None:
+        return False
+    return exported.int8.passed and exported.int8_sha256 == quantised_sha256(folder)
+
+
 def _print_processor() -> None:
     from mindgap.processor import choose_precision, cpu_count, detect_processor
 
@@ -88,7 +100,6 @@ def _print_processor() -> None:
     print(f"training   torch, {precision} ({reason})")
     from mindgap.inference.engines import choose_engine
 
-    choice = choose_engine("auto", "auto", processor)
-    print(f"segmenting {choice.name}, {choice.precision} ({choice.reason})")
-    if choice.name == "openvino" and choice.precision == "fp32":
-        print("           int8 where a model folder has it: mindgap export RUN --data COHORT")
+    for name, int8 in (("the box", _box_has_int8()), ("a run", False)):
+        choice = choose_engine("auto", "auto", processor, int8=int8)
+        print(f"segmenting by {name}: {choice.name}, {choice.precision} ({choice.reason})")
