@@ -40,7 +40,7 @@ _TEXT = """# {name}: any of T1, T1ce, T2, FLAIR in, a mask of the tumour out
 - **Tumours that do not enhance** (low grade), of which it has seen few: core and ET are overdrawn.
 - **Other scanners, sites and protocols**: {cases} patients of a few centres are not the world. The warning about images
   unlike the known ones sees brightness and size only.
-- **A brain without tumour**: every patient it has learnt from has one, and where little is seen healthy tissue is drawn.
+- **A brain without tumour**: every patient it learnt from has one, and where little is seen healthy tissue is drawn.
   On three phantoms whose diseased half was replaced by the mirror image of the other it found 0 to 7 mL with all four
   sequences, 0 to 26 with T2, 3 to 28 with T1ce, 6 to 46 with FLAIR and 84 to 170 with T1; all were flagged for review.
   Expected Dice and volume intervals are those of patients with a tumour.
