@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import mindgap
 from mindgap.cli import main
 from mindgap.cli.evaluate import print_scores
 from mindgap.data.history import history_of
+from mindgap.errors import SettingError
 from mindgap.evaluation.presets import DEFINITIONS, PRESETS
 from mindgap.evaluation.scores import Score, read_scores
 from mindgap.inference.shipped import model_folder
@@ -179,3 +181,17 @@ def test_what_is_undefined_is_printed_as_a_dash(capsys: pytest.CaptureFixture[st
     assert "3.0 / 3.0 / 3.0 / -" in second
     assert "0.250 / 0.250 / 0.250 / -" in second
     assert "protocol strict" in text
+
+
+def test_functions_take_text_for_paths_and_the_name_of_the_network_in_the_box(journey, tmp_path: Path) -> None:
+    page = mindgap.report([str(journey.flair)], str(tmp_path / "page.html"))
+    assert page == tmp_path / "page.html"
+    assert page.is_file()
+    assert "@inproceedings" in mindgap.cite(str(journey.flair))
+    data = str(journey.cohort)
+    with pytest.raises(SettingError, match="is the folder of the images"):
+        mindgap.segment_cohort(data, None, data)
+    with pytest.raises(SettingError, match="name a file for the scores"):
+        mindgap.evaluate("box", data, str(tmp_path))
+    with pytest.raises(SettingError, match="neither the folder of a finished"):
+        mindgap.evaluate("no such network", data, str(tmp_path / "scores.csv"))
