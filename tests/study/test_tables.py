@@ -101,6 +101,22 @@ def test_the_gain_of_an_anchor_over_the_cells_that_were_run_stands_beside_the_pa
     assert f"{sum(a - o for a, _, o in cells) / 2:+.2f} over the quoted" in gain
 
 
+def test_a_gain_is_told_again_without_the_cases_that_reward_empty_masks(tmp_path):
+    runs = {anchor: grid.student("pmkl", anchor, "T1", 0)[-1] for anchor in ("none", "mixture")}
+    for anchor, run in runs.items():
+        rows = []
+        for number, case in enumerate(CASES):
+            for region in ("WT", "TC", "ET", "ETpp"):
+                empty = number < 4 and region == "ET"
+                value = (0.0 if anchor == "none" else 1.0) if empty else (0.5 if anchor == "none" else 0.4)
+                rows.append(Score(run.name, case, "T1", region, value, 1.0, 0.0 if empty else 1.0, 1.0))
+        write_scores(tmp_path / run.name / "scores.csv", rows)
+    table = build_table("table1", Results(tmp_path), Choice())
+    (again,) = [note for note in table.notes if note.startswith("The same over")]
+    assert f"the {len(CASES) - 4} cases that have enhancing tumour" in again
+    assert "-10.00 [-10.00, -10.00] (0 up)" in again
+
+
 def test_the_threshold_stands_in_every_table(tmp_path):
     rows = []
     for region in ("WT", "TC", "ET", "ETpp"):

@@ -78,6 +78,7 @@ def _gains(results: Results, choice: Choice) -> list[str]:
     notes = []
     for anchor in (a for a in choice.pick("anchors", ANCHORS) if a != "none"):
         ours: list[dict[str, float]] = []
+        enhancing: set[str] = set()
         theirs: list[float] = []
         over_quoted: list[float] = []
         for sequence in choice.pick("subsets", SINGLES):
@@ -88,6 +89,7 @@ def _gains(results: Results, choice: Choice) -> list[str]:
                 if not found or numbers is None:
                     continue
                 ours.append(found)
+                enhancing |= {case for run in runs for case in results.cases_with(run, "ET")}
                 aligned, plain, quoted = (sum(numbers[key][:3]) / 3 for key in (_PAPER_KEYS[anchor], "W", "O"))
                 theirs.append(aligned - plain)
                 over_quoted.append(aligned - quoted)
@@ -100,6 +102,13 @@ def _gains(results: Results, choice: Choice) -> list[str]:
                 f"({up[0]} up); the paper, recomputed, {paper_gain:+.2f} ({up[1]} up), and {over:+.2f} over the quoted "
                 "originals."
             )
+            some = [{case: value for case, value in found.items() if case in enhancing} for found in ours]
+            if all(some) and any(len(few) < len(found) for few, found in zip(some, ours, strict=True)):
+                up_there = sum(sum(few.values()) > 0 for few in some)
+                notes.append(
+                    f"The same over the {len(some[0])} cases that have enhancing tumour (in the others a network that "
+                    f"draws none gets Dice 1): {interval_text(_over_cells(some), signed=True)} ({up_there} up)."
+                )
     return notes
 
 

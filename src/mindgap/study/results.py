@@ -96,6 +96,11 @@ class Results:
         """
         return seed_average([self._values(run, column, subset, model) for run in seeds if self.has(run)])
 
+    def cases_with(self, run: Run, region: str) -> set[str]:
+        """The cases of a run whose reference has some of a region: elsewhere an empty mask has Dice 1, any other 0."""
+        scores = self._read(run) if self.has(run) else []
+        return {score.case for score in scores if score.region == region and score.reference_ml > 0}
+
     def measure(
         self, seeds: Sequence[Run], column: str, *, subset: str | None = None, model: str = ""
     ) -> Measured | None:
