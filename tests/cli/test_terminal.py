@@ -48,6 +48,7 @@ def test_a_signal_leaves_nothing_in_the_temporary_folder(
     kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[Path] = []
+    before = signal.signal(getattr(signal, kind), signal.SIG_DFL)  # `nohup` ignores SIGHUP
 
     def run(words: list[str]) -> int:
         with tempfile.TemporaryDirectory() as name:
@@ -60,8 +61,10 @@ def test_a_signal_leaves_nothing_in_the_temporary_folder(
     verb.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mindgap.cli.fake", verb)
     monkeypatch.setitem(VERBS, "fake", "")
-    assert main(["fake"]) == 128 + getattr(signal, kind)
+    code = main(["fake"])
+    after = signal.signal(getattr(signal, kind), before)
+    assert code == 128 + getattr(signal, kind)
     assert made
     assert not made[0].exists()
-    assert signal.getsignal(getattr(signal, kind)) == signal.SIG_DFL
+    assert after == signal.SIG_DFL
     assert "interrupted" in capsys.readouterr().err

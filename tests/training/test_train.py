@@ -94,7 +94,8 @@ def test_a_run_folder_explains_itself(trained, make_experiment):
     assert read_json(folder / "experiment.json") == to_plain(make_experiment())
     manifest = read_json(folder / "manifest.json")
     assert manifest["finished"] is True
-    assert manifest["cases"] == {"train": ["a", "b", "lacks-t1"], "validation": ["v"], "test": ["t"], "taught": 0}
+    cases = {"train": ["a", "b", "lacks-t1"], "validation": ["v"], "test": ["t"], "taught": 0}
+    assert manifest["cases"] == {**cases, "before": {"train": [], "validation": []}}
     assert manifest["precision"] == "fp32"
     assert set(manifest["versions"]) == {"mindgap", "python", "torch", "accelerate", "numpy"}
     validations = read_lines(folder / "validations.jsonl")
@@ -182,6 +183,7 @@ def test_a_student_leaves_its_teacher_alone_and_counts_whom_it_taught(trained, m
     cases = read_json(tmp_path / "whole" / "manifest.json")["cases"]
     assert cases["train"] == ["a", "b", "lacks-t1"]
     assert cases["taught"] == 2
+    assert cases["before"]["train"], "what the teacher has learnt"
     assert {path.name: path.read_bytes() for path in teacher.glob("*.*")} == before
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress=stop_at(2))

@@ -170,7 +170,9 @@ class Case:
         for volume in list(self.images.values())[1:]:
             _check_grid(self.case_id, volume, self.reference, force=force)
         for sequence, volume in self.images.items():
-            largest = math.inf if force else MOST_BRAIN_ML / volume_of_voxel_ml(volume.affine)
+            voxel_ml = volume_of_voxel_ml(volume.affine)
+            no_head = volume.array.size * voxel_ml > 1e6  # a cubic metre: units are wrong, which is said elsewhere
+            largest = math.inf if force or no_head else MOST_BRAIN_ML / voxel_ml
             _check_voxels(f"{self.case_id}: {sequence} ({volume.path.name})", volume.array, largest)
         if self.target is not None:
             _check_target(self.case_id, self.target, self.reference)
