@@ -13,6 +13,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import mindgap
 from mindgap.data.prepared import Placement, Preparation, PreparedCase, decode
 from mindgap.data.store import Store, write_case, write_index
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
@@ -188,3 +189,9 @@ def test_who_segments_waits_for_nothing_of_training():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_no_public_function_has_the_name_of_a_package():
+    """Whoever imports ``mindgap.report`` would find the module in the place of the function."""
+    inside = {module.name for module in pkgutil.iter_modules(mindgap.__path__)}
+    assert not inside & set(mindgap.__all__)

@@ -1,8 +1,8 @@
 """Brain-tumour segmentation when MRI sequences are missing.
 
 What most verbs of the command line do, as functions: ``mindgap.prepare``, ``train`` (of an ``Experiment``), ``segment``
-(with ``load``), ``segment_cohort``, ``evaluate``, ``report``, ``cite``.
-They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
+(with ``load``), ``segment_cohort``, ``evaluate``, ``cite``; a report is written by ``mindgap.api.report``, since
+``mindgap.report`` is the package of the pages. They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ _HOMES = {
     "segment": "mindgap.inference.images",
     "segment_cohort": "mindgap.api",
     "evaluate": "mindgap.api",
-    "report": "mindgap.api",
     "cite": "mindgap.api",
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mindgap
+import mindgap.api
 from mindgap.cli import main
 from mindgap.cli.evaluate import print_scores
 from mindgap.data.history import history_of
@@ -184,7 +185,7 @@ def test_what_is_undefined_is_printed_as_a_dash(capsys: pytest.CaptureFixture[st
 
 
 def test_functions_take_text_for_paths_and_the_name_of_the_network_in_the_box(journey, tmp_path: Path) -> None:
-    page = mindgap.report([str(journey.flair)], str(tmp_path / "page.html"))
+    page = mindgap.api.report([str(journey.flair)], str(tmp_path / "page.html"))
     assert page == tmp_path / "page.html"
     assert page.is_file()
     assert "@inproceedings" in mindgap.cite(str(journey.flair))
