@@ -2,7 +2,8 @@
 
 What most verbs of the command line do, as functions: ``mindgap.prepare``, ``train`` (of an ``Experiment``), ``segment``
 (with ``load``), ``segment_cohort``, ``evaluate``, ``cite``; a report is written by ``mindgap.api.report``, since
-``mindgap.report`` is the package of the pages. They are imported when first used, so that importing the package is fast and ``train`` needs no NIfTI library.
+``mindgap.report`` is the package of the pages. They are imported when first used, so that importing the package is fast
+and ``train`` needs no NIfTI library.
 """
 
 from __future__ import annotations
