@@ -163,7 +163,7 @@ def segment(
     predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
-        place = files.origins.get(sequence, {}).get("series", {}).get("name", source.path)
+        place = files.origins[sequence].name if sequence in files.origins else source.path
         say(f"{sequence!s:>6}  {place}" + ("" if sequence in used else "  (not used by this model)"))
     if probabilities:
         check_probability_files(out)

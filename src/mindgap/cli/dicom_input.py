@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mindgap.cli.terminal import print_table, say
 
 if TYPE_CHECKING:
-    from mindgap.data.case import CaseFiles
+    from mindgap.data.case import CaseFiles, Origin
     from mindgap.data.dicom import DicomSeries
     from mindgap.data.dicom_sequence import Proposal
     from mindgap.data.dicom_stack import Stack
@@ -111,18 +111,17 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
         _confirm(flags)
         paths = {sequence: Path(made) / f"{case_id}_{sequence.value.lower()}.nii.gz" for sequence in chosen}
         stacks = {sequence: convert_series(series, paths[sequence]) for sequence, series in chosen.items()}
-        left_out = [one.series.name for one in proposals if one.series not in chosen.values()]
-        origins = {s: _origin(path, series, left_out) for s, series in chosen.items()}
+        others = tuple(one.series.name for one in proposals if one.series not in chosen.values())
+        origins = {sequence: _origin_of(path, series, others) for sequence, series in chosen.items()}
         yield DicomCase(replace(case_from_files(paths, case_id), origins=origins), stacks)
 
 
-def _origin(path: Path, series: DicomSeries, left_out: list[str]) -> dict[str, Any]:
+def _origin_of(path: Path, series: DicomSeries, others: tuple[str, ...]) -> Origin:
     """What a manifest says of a series in place of the file it was converted to, which is gone then."""
+    from mindgap.data.case import Origin
     from mindgap.data.folders import visible
 
-    known = {"uid": series.uid, "number": series.number, "description": series.description}
-    about = {"name": series.name, **known, "images": len(series.slices)}
-    return {"file": str(visible(path)), "series": about, "other_series": left_out}
+    return Origin(visible(path), series.name, series.uid, series.number, series.description, len(series.slices), others)
 
 
 def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:

@@ -48,6 +48,38 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The DICOM series that an image was converted from; the converted file is a passing one.
+
+    Attributes:
+        file: Folder or archive it lies in.
+        name: What a person calls it.
+        uid: SeriesInstanceUID.
+        number: SeriesNumber; None where there is none.
+        description: SeriesDescription.
+        images: How many it has.
+        others: Names of the series that were left out.
+    """
+
+    file: Path
+    name: str
+    uid: str
+    number: int | None
+    description: str
+    images: int
+    others: tuple[str, ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """For the manifest of a mask."""
+        about = {"name": self.name, "uid": self.uid, "number": self.number, "description": self.description}
+        return {
+            "file": str(self.file),
+            "series": {**about, "images": self.images},
+            "other_series": list(self.others),
+        }
+
+
+@dataclass(frozen=True)
 class CaseFiles:
     """One patient on disk; nothing has been opened yet.
 
@@ -56,7 +88,7 @@ class CaseFiles:
         images: The sequences there are, at least one; put in canonical order.
         label: The reference segmentation, where there is one.
         left_alone: Names of NIfTI files of its folder that name neither a sequence nor a label.
-        origins: What an image was made from, where its own file is a passing one: the DICOM series, for manifests.
+        origins: The DICOM series of each image that was converted from one.
 
     Raises:
         InputError: No sequence, one image named twice, or a name that could lie outside the folder of results.
@@ -66,7 +98,7 @@ class CaseFiles:
     images: Mapping[Sequence, Source]
     label: Source | None = None
     left_alone: tuple[str, ...] = ()
-    origins: Mapping[Sequence, Mapping[str, Any]] = field(default_factory=dict)
+    origins: Mapping[Sequence, Origin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if Path(self.case_id).name != self.case_id or self.case_id in ("", ".", "..") or "\\" in self.case_id:

@@ -19,11 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mindgap.data.dicom_frames import frame_headers, has_frames
+from mindgap.data.folders import is_dicom
 from mindgap.data.nifti import comes_from_mask, is_nifti, is_own_probabilities
 from mindgap.errors import InputError, SettingError
 
-_MAGIC, _MAGIC_AT = b"DICM", 128
-_SUFFIXES = (".dcm", ".dicom", ".ima")
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"  # DICOMDIR, the table of contents of a disc
 _ABOUT_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG", "DOC", "RWV", "ANN", "FID"}
 """Modalities of objects that accompany images without being any: they are passed over."""
@@ -116,7 +115,7 @@ def holds_dicom(path: Path) -> bool:
     for entry in _files(path):
         if is_nifti(entry) and not (comes_from_mask(entry) or is_own_probabilities(entry)):
             return False
-        found = found or _is_dicom(entry)
+        found = found or is_dicom(entry)
     return found
 
 
@@ -156,7 +155,7 @@ def read_series(folder: Path) -> tuple[DicomSeries, ...]:
             examination.
         SettingError: pydicom is not installed.
     """
-    headers = [(path, _read_header(path, folder)) for path in _files(folder) if _is_dicom(path)]
+    headers = [(path, _read_header(path, folder)) for path in _files(folder) if is_dicom(path)]
     images = [(path, header) for path, header in headers if _is_image(header)]
     if not images:
         raise InputError(
@@ -211,13 +210,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except PermissionError:  # a link into a place that is closed to us
         return False
-
-
-def _is_dicom(path: Path) -> bool:
-    """By the mark in its first bytes, or by a name that promises DICOM (which is then read or refused)."""
-    with path.open("rb") as handle:
-        start = handle.read(_MAGIC_AT + len(_MAGIC))
-    return start[_MAGIC_AT:] == _MAGIC or path.suffix.lower() in _SUFFIXES
 
 
 def _read_header(path: Path, folder: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mindgap.runfiles import holds_masks
 from mindgap.sequences import Sequence, read_filenames
 
 MAX_DEPTH = 3
+_MARK, _MARK_AT, _DICOM_SUFFIXES = b"DICM", 128, (".dcm", ".dicom", ".ima")
 
 
 def visible(path: Path) -> Path:
@@ -165,18 +167,18 @@ def _why_overlooked(folder: Path) -> str:
                 return f"its images lie {depth} levels down, and {MAX_DEPTH} are searched; name a folder nearer to them"
             if path.suffix.lower() in (".mgz", ".mha", ".nrrd", ".mnc"):
                 return f"{name} is no NIfTI; convert it"
-            if path.suffix.lower() in (".dcm", ".ima") or name == "DICOMDIR" or is_dicom(path):
-                return "it holds DICOM and no NIfTI; segment it by itself"
+            with suppress(OSError):  # a file that may not be read says nothing
+                if is_dicom(path):
+                    return "it holds DICOM and no NIfTI; segment it by itself"
     return ""
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM behind its first 128 bytes."""
-    try:
-        with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    """By a name that promises DICOM (which is then read or refused), or by the mark in its first bytes."""
+    if path.suffix.lower() in _DICOM_SUFFIXES:
+        return True
+    with path.open("rb") as handle:
+        return handle.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
 
 
 def walk(root: Path, closed: set[Path], depth: int = 0) -> Iterator[Path]:

@@ -248,6 +248,7 @@ def warnings_about(found: Found) -> list[str]:
 def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
     """Which sequences were used and from which files, which the network misses, and which were left unopened."""
     images, used = found.reading.files.images, found.segmentation.subset
+    origins = found.reading.files.origins
     return {
         "subset": format_subset(used),
         "inputs": {
@@ -255,7 +256,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
                 "file": place_of(images[sequence].path),
                 "channel": images[sequence].channel,
                 "sha256": found.reading.sha256[images[sequence].path],
-                **found.reading.files.origins.get(sequence, {}),
+                **(origins[sequence].to_plain() if sequence in origins else {}),
             }
             for sequence in used
         },
