@@ -7,8 +7,6 @@ it is first asked for, since who segments trains nothing.
 from __future__ import annotations
 
 import importlib
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,12 +20,10 @@ from mindgap.data.prepared import CodeKind, Preparation
 from mindgap.data.raw import RawOptions
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
-from mindgap.errors import MindgapError, SettingError
-from mindgap.evaluation.rules import DEFAULT_RULES, Rules
-from mindgap.evaluation.scores import Score, write_scores
-from mindgap.evaluation.threshold import thresholds_from_plain
-from mindgap.files import read_json, write_json, write_text
+from mindgap.errors import SettingError
+from mindgap.files import PathLike, read_json, write_text
 from mindgap.inference.cohort import Outcome, segment_cases
+from mindgap.inference.evaluate import evaluate, evaluation_folder
 from mindgap.inference.export import GateCases
 from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
@@ -36,21 +32,17 @@ from mindgap.inference.panel import Panel
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.raw import find_raw, read_raw
 from mindgap.inference.record import check_mask_place, find_in, read_for, write_mask
-from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.selection import answering
 from mindgap.inference.shipped import model_folder
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
-from mindgap.networks.weights import Decision
 from mindgap.regions import find_convention
-from mindgap.runfiles import EVALUATION, MANIFEST, OVERLAYS, PREDICTIONS, REPORT, SCORES, THRESHOLDS
-from mindgap.sequences import Subset, format_subset, parse_subset
+from mindgap.runfiles import MANIFEST, OVERLAYS, REPORT
+from mindgap.sequences import format_subset, parse_subset
 
 if TYPE_CHECKING:
     from mindgap.report.sheet import SheetCase
     from mindgap.session import Interrupted, TrainingResult, train
 
-PathLike = str | os.PathLike[str]
-"""Where functions that people call themselves take a path, text will do."""
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what was just done)."""
 
@@ -88,6 +80,7 @@ def prepare(
     preparation: Preparation,
     *,
     split: str = "auto",
+    also: Sequence[PathLike] = (),
     labels: str | None = None,
     codes: CodeKind = "uint8",
     seed: int = 0,
@@ -102,7 +95,8 @@ def prepare(
         preparation: Spacing and normalisation.
         split: "protokd", a folder with train, validation and test lists, fractions such as 0.7/0.1/0.2, or
             "auto": the lists in DATA/splits where there are any, else 0.7/0.1/0.2.
-        labels: Label convention, where the layout does not tell.
+        also: Other cohorts whose cases join those that train, such as phantoms; they do not choose and do not judge.
+        labels: Label convention, where a layout does not tell.
         codes: How intensities are stored.
         seed: Of a split by fractions.
         workers: Cases at the same time.
@@ -117,7 +111,10 @@ def prepare(
     if split == "auto":
         split = str(data / "splits") if (data / "splits").is_dir() else "0.7/0.1/0.2"
     chosen = find_split(split, case_ids, seed=seed)
-    return prepare_cohort(cohort, out, preparation, chosen, codes=codes, workers=workers, progress=progress)
+    more = [
+        known if known.convention else discover(known.root, labels=labels) for known in map(discover, map(Path, also))
+    ]
+    return prepare_cohort(cohort, out, preparation, chosen, also=more, codes=codes, workers=workers, progress=progress)
 
 
 def segment(
@@ -284,143 +281,6 @@ def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, la
         mask = mask_of(out, files.case_id, ended.grid, layout)
         sheet.append(SheetCase(files.case_id, mask, images, format_subset(subset)))
     return sheet
-
-
-def evaluate(
-    model: PathLike,
-    data: PathLike,
-    out: PathLike | None = None,
-    *,
-    subsets: Sequence[Subset] | None = None,
-    rules: Rules = DEFAULT_RULES,
-    baseline: bool = True,
-    cases: str = "test",
-    labels: str | None = None,
-    name: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    coverage: Coverage | None = None,
-    engine: str = "torch",
-    decision: Decision | None = None,
-    progress: Progress = silent,
-) -> tuple[list[Score], dict[str, str]]:
-    """Score a trained network on a cohort, beside the best single threshold.
-
-    Writes the scores to ``out`` and into the run folder (scores.csv), masks under ``predictions/`` and what was
-    scored in ``evaluation.json``; see :func:`evaluation_folder` for a network without its run.
-
-    Args:
-        model: Run folder, or a network without its run, such as that in the box.
-        data: Cohort with reference labels.
-        out: Where the scores go besides the run folder.
-        subsets: What the network is to look at; every subset it takes when None.
-        rules: Metrics, grid and protocol.
-        baseline: Whether to score the threshold baseline too; a network without its run has none.
-        cases: "test" for the test part of the run's split, "all" for every case of ``data``.
-        labels: Label convention, where the layout does not tell.
-        name: Name of the model in the table; the run folder's by default.
-        device: auto, cpu or cuda.
-        precision: auto, fp32 or bf16.
-        coverage: As in :func:`segment`; as the model's card says when None.
-        engine: As in :func:`segment`; the paper's tables take torch.
-        decision: How probabilities become a mask, "most_probable" class or highest "expected_dice"; as the model's card
-            says when None.
-        progress: Called after each subset of each case.
-
-    Returns:
-        The scores, and the cases that could not be scored with the reason.
-
-    Raises:
-        SettingError: The network does not take one of the subsets, or comes without its run and ``out`` is missing.
-        MindgapError: Nothing could be scored.
-    """
-    model, data, out = model_folder(model), Path(data), None if out is None else Path(out)
-    if out is not None and out.is_dir():
-        raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
-    place = evaluation_folder(model, out)
-    predictor = Predictor.load(
-        model, device=device, precision=precision, coverage=coverage, engine=engine, decision=decision
-    )
-    cohort, convention = discover_labelled(data, labels)
-    chosen, missing = _choose_cases(cohort, model) if cases == "test" else (list(cohort.cases), dict(cohort.rejected))
-    thresholds = thresholds_from_plain(read_json(model / THRESHOLDS)) if baseline and place == model else None
-    began = time.perf_counter()
-    result = score_cohort(
-        predictor,
-        chosen,
-        convention,
-        model=name or model.resolve().name,
-        subsets=subsets,
-        rules=rules,
-        thresholds=thresholds,
-        predictions=place / PREDICTIONS,
-        progress=progress,
-    )
-    if not result.scores:
-        raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in result.failed.values()))
-    failed = missing | result.failed
-    write_scores(place / SCORES, result.scores)
-    record = {
-        "data": str(data.resolve()),
-        "part": cases,
-        "labels": convention.name,
-        "failed": failed,
-        **_describe_scoring(result, predictor, rules),
-        "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
-    }
-    write_json(place / EVALUATION, record)
-    if out is not None:
-        write_scores(out, result.scores)
-    return result.scores, failed
-
-
-def evaluation_folder(model: Path, out: Path | None) -> Path:
-    """Where an evaluation is written: into the run folder, or beside ``out``, into NAME-evaluation.
-
-    Nothing is written beside weights that come without their run, such as those in the box.
-
-    Raises:
-        SettingError: There is no run, and no ``out``.
-    """
-    if (model / MANIFEST).is_file():
-        return model
-    if out is None:
-        raise SettingError(f"{model.name} comes without its run: name a file for the scores (-o scores.csv).")
-    return out.with_name(f"{out.stem}-evaluation")
-
-
-def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> dict[str, Any]:
-    """For evaluation.json: what was scored, by which network and by which rules."""
-    return {
-        "cases": sorted({score.case for score in result.scores}),
-        "subsets": list(dict.fromkeys(score.subset for score in result.scores)),
-        **rules.to_plain(),
-        "spacings_mm": sorted(result.spacings_mm),
-        "coverage": predictor.coverage,
-        "decision": predictor.decision,
-        "engine": predictor.choice.name,
-        "precision": predictor.precision,
-        "model_sha256": predictor.sha256,
-    }
-
-
-def _choose_cases(cohort: Cohort, model: Path) -> tuple[list[CaseFiles], dict[str, str]]:
-    """The test cases of a run in a cohort, and those that are not there with the reason.
-
-    Raises:
-        SettingError: None is there, or the network comes without its run.
-    """
-    if not (model / MANIFEST).is_file():
-        raise SettingError(f"{model.name} comes without its run and knows no test cases: add --cases all.")
-    wanted = set(read_json(model / MANIFEST)["cases"]["test"])
-    chosen = [files for files in cohort.cases if files.case_id in wanted]
-    if not chosen:
-        raise SettingError(
-            f"none of the {len(wanted)} test cases of {model} is in {cohort.root}: name the data the run was prepared "
-            "from, or score every case with --cases all."
-        )
-    absent = sorted(wanted - {files.case_id for files in chosen})
-    return chosen, {c: cohort.rejected.get(c, f"{c}: a test case of the run, not in {cohort.root}") for c in absent}
 
 
 def export(

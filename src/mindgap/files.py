@@ -16,6 +16,9 @@ from typing import Any
 
 from mindgap.errors import MindgapError
 
+PathLike = str | os.PathLike[str]
+"""Where functions that people call themselves take a path, text will do."""
+
 _LEFTOVER = re.compile(r"\.(\d+)(\.[0-9a-f]{8})?\.part\..+")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 

@@ -8,12 +8,12 @@ from mindgap.batch import BACKGROUND, brain_of
 from mindgap.data.augmentation import (
     Augmentation,
     apply_intensities,
-    bend,
     draw,
     paper_augmentation,
     strong_augmentation,
     wide_augmentation,
 )
+from mindgap.data.bending import bend
 from mindgap.data.prepared import LOWEST_BRAIN
 from mindgap.errors import SettingError
 
@@ -253,3 +253,40 @@ def test_a_short_stack_ends_for_all_sequences_at_once(image):
 def test_older_kinds_are_drawn_as_before_the_wide_ones():
     same = _same(_drawn(strong_augmentation()), _drawn(replace(strong_augmentation(), warp=1.0, blur=0.5, slab=0.5)))
     assert {name for name, equal in same.items() if not equal} == {"warp", "blur", "slab"}
+
+
+def test_older_kinds_are_drawn_as_before_what_is_foreign():
+    same = _same(_drawn(wide_augmentation()), _drawn(replace(wide_augmentation(), transplant=1.0, residue=1.0)))
+    assert {name for name, equal in same.items() if not equal} == {"donor", "residue"}
+    assert (_drawn(wide_augmentation()).donor == -1).all()
+    assert (_drawn(wide_augmentation()).residue == 0).all()
+
+
+def test_as_many_rows_get_a_donor_or_skull_as_were_asked_for():
+    drawn = _drawn(replace(OFF, transplant=0.3, residue=0.6), batch=2000)
+    given, left = drawn.donor >= 0, drawn.residue > 0
+    assert given.mean() == pytest.approx(0.3, abs=0.03)
+    assert left.mean() == pytest.approx(0.6, abs=0.03)
+    assert (given & left).mean() == pytest.approx(0.18, abs=0.03)
+    assert set(drawn.donor[given]) == set(range(5))
+    assert set(drawn.residue[left]) == {1, 2}
+
+
+def test_skull_is_left_around_the_brain_and_in_every_sequence_that_is_there(image):
+    image[0, 1] = BACKGROUND
+    settings = replace(OFF, residue=1.0)
+    drawn = replace(_drawn(settings), residue=np.array([1, 1, 2, 2]))
+    left = apply_intensities(image, drawn, settings)
+    brain, covered = brain_of(image), brain_of(left)
+    torch.testing.assert_close(left[brain], image[brain], rtol=0, atol=2e-7)
+    assert not covered[0, 1].any(), "an absent sequence stays absent"
+    rim = covered & ~brain
+    for row, reach in enumerate((1, 1, 2, 2)):
+        near = torch.nn.functional.max_pool3d(brain[row, :1].float(), 2 * reach + 1, stride=1, padding=reach)[0] > 0
+        assert rim[row, 0].any(), "some of it is left"
+        assert not (rim[row, 0] & ~near).any(), "within its reach"
+        assert (near & ~brain[row, 0] & ~rim[row, 0]).any(), "in patches"
+    assert torch.equal(rim[1, 0], rim[1, 1]), "where one sequence shows it the others do"
+    assert bool((left[rim] >= LOWEST_BRAIN).all())
+    levels = [left[2, column][rim[2, column]].mean() for column in range(2)]
+    assert abs(float(levels[0] - levels[1])) > 1e-3, "each as bright as its sequence has it"

@@ -361,3 +361,24 @@ def test_a_place_that_is_too_small_is_refused(monkeypatch):
     with pytest.raises(SettingError, match="--residence auto or disk"):
         choose_place(5.0, torch.device("cpu"), asked="device")
     assert choose_place(3.0, torch.device("cpu"), asked="device").residence == "device"
+
+
+def test_a_row_gets_the_tumour_of_the_case_that_was_drawn(tmp_path):
+    shape = (20, 20, 20)
+    healthy, ill = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    ill[2:5, 2:5, 2:5] = ET_CLASS
+    images = [{s: np.full(shape, level, np.uint8) for s in SEQUENCES} for level in (60, 90)]
+    images[1][T1CE][2:5, 2:5, 2:5] = 180
+    store = _store(tmp_path, _prepared("P01", images[0], healthy), _prepared("P02", images[1], ill))
+    cases = ResidentCases(store, ["P01", "P02"], subset=SEQUENCES)
+    drawn = _draws(cases=2, batch=2, sequences=4)
+    rows = replace(drawn, cases=np.array([0, 0]), donor=np.array([-1, 1]), donor_voxel=np.full((2, 2), 0.5))
+    batch = cases.batch(rows, OFF, crop=16)
+    assert not batch.target[0].any()
+    assert int((batch.target[1] == ET_CLASS).sum()) == 27
+    codes = encode(batch.image)[1].numpy()
+    tumour = batch.target[1].numpy() == ET_CLASS
+    assert (codes[SEQUENCES.index(T1CE)][tumour] == 120).all(), "as bright beside this brain as beside its own"
+    assert (codes[SEQUENCES.index(T1)] == 60).all()
+    flipped = cases.batch(replace(rows, donor_flips=np.array([[True] * 3] * 2)), OFF, crop=16)
+    assert torch.equal(flipped.target[1], batch.target[1].flip([0, 1, 2]))

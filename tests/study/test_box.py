@@ -60,6 +60,20 @@ def test_folds_judge_every_teaching_case_once_and_no_test_case(made, place):
     assert not set(judged) & set(lists[2])
 
 
+def test_phantoms_join_those_that_teach_a_fold_and_judge_nothing(place, tmp_path):
+    trial = Trial("with-phantoms", "two more", folds=(2,), against=None, phantoms=2)
+    split = str(place.data / "splits")
+    study = prepare_folds(tmp_path, place.data, [TINY, trial], split=split, device="cpu", stage=lambda name: silent,
+                          folds=2)  # fmt: skip
+    plain, more = (open_store(study.store_of(one.runs[-1])) for one in (TINY, trial))
+    assert (plain.folder.name, more.folder.name) == ("2", "2-phantoms2")
+    assert more.part("test") == plain.part("test")
+    added = set(more.part("train")) - set(plain.part("train"))
+    assert len(added) == 2
+    assert added == {path.name for path in (tmp_path / "phantoms2").glob("*GG/*")}
+    assert not added & set(plain.cases)
+
+
 def test_every_case_is_scored_once_by_every_rule(made):
     study, _ = made
     rules = ("", " (most probable class)", *(f" (log-odds of tumour -{by})" for by in ("0.5", "1", "1.5")))

@@ -27,6 +27,8 @@ class Prepare:
         split: protokd (the paper's lists), a folder with train, val and test lists, fractions of patients such as
             0.7/0.1/0.2, or auto: DATA/splits where there is one, else 0.7/0.1/0.2. With :2/4 behind it, the second of
             four folds of the cases that are not for the test.
+        also: Another cohort whose cases join those that train, such as phantoms beside few patients: they choose
+            nothing and judge nothing. Can be given several times.
         labels: Label convention (brats2017, brats2023, brats2024-postop, brats-ped, msd, nnunet) where the files do not
             tell.
         normalisation: percentile maps the 0.5 and 99.5 percentile of the brain to -1 and 1; zscore divides by the
@@ -41,6 +43,7 @@ class Prepare:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     spacing_mm: float | None = None
     split: str = "auto"
+    also: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     labels: str | None = None
     normalisation: Literal["percentile", "zscore"] = "percentile"
     codes: Literal["uint8", "float16"] = "uint8"
@@ -61,6 +64,7 @@ def run(words: Sequence[str]) -> int:
         settings.out,
         Preparation(spacing_mm=settings.spacing_mm, normalisation=settings.normalisation),
         split=settings.split,
+        also=settings.also,
         labels=settings.labels,
         codes=settings.codes,
         seed=settings.seed,

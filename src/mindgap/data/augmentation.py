@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float, Shaped, brain_of
+from mindgap.batch import BACKGROUND, Float, brain_of
 from mindgap.data.prepared import LOWEST_BRAIN
 from mindgap.errors import SettingError
 
@@ -42,6 +42,10 @@ class Augmentation:
         blur: Probability, per sequence, of thick slices: resolution lost along one axis by a factor of 2 or 3.
         curve: How far a random increasing curve may bend intensities, per sequence: contrast of another protocol.
         slab: Probability of a missing end: beyond a random plane all sequences are background, as a short stack has it.
+        transplant: Probability of a second tumour, that of another case, in the middle of a crop
+            (:mod:`mindgap.data.transplant`).
+        residue: Probability of skull left by the stripping: patches of a rim of one or two voxels around the brain, as
+            bright in each sequence as chance has it.
 
     Reference:
         Flips and scale 0.1 with probability 0.5 are ProtoKD's (public code).
@@ -63,6 +67,8 @@ class Augmentation:
     blur: float = 0.0
     curve: float = 0.0
     slab: float = 0.0
+    transplant: float = 0.0
+    residue: float = 0.0
 
     def __post_init__(self) -> None:
         values = tuple(getattr(self, field.name) for field in fields(self))
@@ -124,6 +130,12 @@ class Draws:
         curve: What is added to intensities at a quarter, half and three quarters of their range (B J 3).
         slab: Share of the crop that is missing, 0 for most (B), and
         slab_end: at which of the six sides (B).
+        donor: Position of the case whose tumour a row is given, -1 for most (B),
+        donor_voxel: which region of it that occurs and which of its voxels comes to lie in the middle (B 2), and
+        donor_flips: which of its axes are reversed (B 3).
+        residue: Thickness in voxels of what is left of the skull, 0 for most (B),
+        residue_field: where it is left: where this smooth field is above 0 (B 4 4 4), and
+        residue_level: how bright it is (B J).
     """
 
     cases: NDArray[np.int64]
@@ -146,6 +158,12 @@ class Draws:
     curve: NDArray[np.float32]
     slab: NDArray[np.float32]
     slab_end: NDArray[np.int64]
+    donor: NDArray[np.int64]
+    donor_voxel: NDArray[np.float64]
+    donor_flips: NDArray[np.bool_]
+    residue: NDArray[np.int64]
+    residue_field: NDArray[np.float32]
+    residue_level: NDArray[np.float32]
 
     def rows(self, start: int, end: int) -> Draws:
         """The draws of some rows: what one of several processes cuts of a batch."""
@@ -191,6 +209,7 @@ def draw(
         noise_seed=rng.integers(0, 2**62, batch),
         chance=rng.random(batch),
         **_draw_wide(augmentation, np.random.default_rng([seed, step, 7]), batch, sequences),
+        **_draw_foreign(augmentation, np.random.default_rng([seed, step, 8]), batch, cases, sequences),
     )
 
 
@@ -209,6 +228,21 @@ def _draw_wide(augmentation: Augmentation, rng: np.random.Generator, batch: int,
         "curve": rises.astype(np.float32),
         "slab": np.where(rng.random(batch) < augmentation.slab, 0.1 + 0.3 * rng.random(batch), 0).astype(np.float32),
         "slab_end": rng.integers(0, 6, batch),
+    }
+
+
+def _draw_foreign(
+    augmentation: Augmentation, rng: np.random.Generator, batch: int, cases: int, sequences: int
+) -> dict[str, Any]:
+    """What does not belong to a patient's brain: tumour of another one, skull. A stream of its own again."""
+    given, left = rng.random((2, batch))
+    return {
+        "donor": np.where(given < augmentation.transplant, rng.integers(0, cases, batch), -1),
+        "donor_voxel": rng.random((batch, 2)),
+        "donor_flips": rng.random((batch, 3)) < augmentation.flip,
+        "residue": np.where(left < augmentation.residue, rng.integers(1, 3, batch), 0),
+        "residue_field": (2 * rng.random((batch, *(_ELASTIC_GRID,) * 3)) - 1).astype(np.float32),
+        "residue_level": rng.uniform(LOWEST_BRAIN, 1.0, (batch, sequences)).astype(np.float32),
     }
 
 
@@ -259,44 +293,11 @@ def apply_intensities(image: Float[Tensor, "B J i j k"], draws: Draws, augmentat
     if augmentation.noise:
         varied.add_(_noise_field(image, draws).mul_(column(draws.noise)))
     varied = torch.where(brain, varied.clamp_min_(LOWEST_BRAIN), image)
+    if augmentation.residue:
+        _leave_residue(varied, draws)
     if augmentation.slab:
         _cut_slabs(varied, draws)
     return varied
-
-
-def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int, outside: float) -> Tensor:
-    """Rotate, zoom and bend a window in one resampling, and keep its middle.
-
-    Intensities are interpolated among brain voxels only, so that the rim of a stripped brain does not grow dim; what is
-    brain and the classes are taken from the nearest voxel.
-
-    Args:
-        codes: Sequences, and classes last; a cube larger than the crop, for what turns in from outside.
-        draws: From :func:`draw`.
-        row: Which row of them.
-        crop: Side that is kept.
-        outside: Code of the background.
-    """
-    device = codes.device
-    axis = (torch.arange(crop, device=device) - (crop - 1) / 2) / (codes.shape[-1] / 2)  # -1..1 across the window
-    at = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)  # i j k 3, as (i, j, k)
-    at = at @ torch.from_numpy(draws.frame[row]).to(device).T
-    coarse = torch.from_numpy(draws.elastic[row])[None].to(device) * (2 * crop / codes.shape[-1])
-    at += F.interpolate(coarse, size=at.shape[:3], mode="trilinear", align_corners=True)[0].movedim(0, -1)
-    grid = at.flip(-1)[None]  # grid_sample counts the last axis first
-    inside = codes[:-1] != outside
-    if bool((inside == inside[:1]).all()):  # co-registered and stripped by one mask, as most cohorts are
-        inside = inside[:1]
-    brain = inside.float()
-    level = codes[:-1].float() - outside
-    both = F.grid_sample(torch.cat([level, brain])[None], grid, mode="bilinear", align_corners=False)[0]
-    values, shares = both[: len(level)], both[len(level) :]
-    low = 1.0 if codes.dtype == torch.uint8 else LOWEST_BRAIN - BACKGROUND
-    values = (
-        torch.where(shares >= 0.5, (values / shares.clamp_min(0.5)).clamp_min(low), torch.zeros_like(values)) + outside
-    )
-    target = F.grid_sample(codes[-1:].float()[None], grid, mode="nearest", align_corners=False)[0]
-    return torch.cat([values.round() if codes.dtype == torch.uint8 else values, target]).to(codes.dtype)
 
 
 def _bend(level: Tensor, rises: Float[Tensor, "B J 3"]) -> Tensor:
@@ -328,6 +329,24 @@ def _cut_slabs(image: Tensor, draws: Draws) -> None:
         side = image.shape[2 + axis]
         missing = int(side * draws.slab[row])
         image[row].narrow(1 + axis, side - missing if far else 0, missing).fill_(BACKGROUND)
+
+
+def _leave_residue(image: Tensor, draws: Draws) -> None:
+    """Patches of a rim around the brain, in every sequence that is there, in place."""
+    for row in np.nonzero(draws.residue)[0]:
+        maps, reach = image[row], int(draws.residue[row])
+        brain = brain_of(maps)
+        there = brain.flatten(1).any(1)
+        if not bool(there.any()):
+            continue
+        inside = brain[there].any(0)
+        around = F.max_pool3d(inside[None].float(), 2 * reach + 1, stride=1, padding=reach)[0] > 0
+        coarse = torch.from_numpy(draws.residue_field[row]).to(image.device)[None, None]
+        field = F.interpolate(coarse, size=maps.shape[1:], mode="trilinear", align_corners=True)[0, 0]
+        rim = around & ~inside & (field > 0)
+        for column in there.nonzero()[:, 0].tolist():
+            level = float(draws.residue_level[row, column])
+            maps[column][rim] = (level + 0.5 * field[rim]).clamp_(LOWEST_BRAIN, 1.0)
 
 
 def _noise_field(image: Tensor, draws: Draws) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
@@ -231,6 +231,7 @@ def prepare_cohort(
     preparation: Preparation,
     split: Split,
     *,
+    also: Iterable[Cohort] = (),
     codes: CodeKind = "uint8",
     workers: int = 2,
     progress: Callable[[int, int, str], None] = lambda done, total, case: None,
@@ -243,26 +244,30 @@ def prepare_cohort(
         cohort: What was discovered; its label convention has to be known.
         folder: Where the store is written.
         preparation: How.
-        split: Which case belongs to which part.
+        split: Which case of it belongs to which part.
+        also: Other cohorts, such as phantoms, whose cases join those that train.
         codes: How intensities are stored.
         workers: Cases prepared at the same time.
         progress: Called after every case with (done, total, case).
 
     Raises:
-        SettingError: The label convention is not known, or no case could be prepared.
+        SettingError: A label convention is not known, no case could be prepared, or cohorts share a name of a case.
+        InputError: They share a patient of whom the split has a scan that does not train.
     """
-    if cohort.convention is None:
-        raise SettingError(
-            f"the label convention of {cohort.root} is not clear from its files: name it with --labels "
-            f"({', '.join(CONVENTIONS)})."
-        )
+    also = tuple(also)
+    conventions = [_convention_of(one) for one in (cohort, *also)]
+    split = _with_more(split, cohort, also)
     remove_leftovers(folder / "cases")
-    failed = dict(cohort.rejected)
+    failed = {case_id: reason for one in (cohort, *also) for case_id, reason in one.rejected.items()}
     stored: dict[str, StoredCase] = {}
-    jobs = partial(_prepare_one, folder=folder, preparation=preparation, convention=cohort.convention, codes=codes)
+    job_of = partial(_prepare_one, folder=folder, preparation=preparation, codes=codes)
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        running = {pool.submit(jobs, files): files.case_id for files in cohort.cases}
+        running = {
+            pool.submit(job_of, files, convention=convention): files.case_id
+            for one, convention in zip((cohort, *also), conventions, strict=True)
+            for files in one.cases
+        }
         for done, job in enumerate(as_completed(running), start=1):
             case_id = running[job]
             try:
@@ -291,10 +296,36 @@ def prepare_cohort(
             "unassigned": list(split.unassigned(sorted(stored))),
         },
         source=str(visible(cohort.root)),
-        convention=cohort.convention.name,
+        convention=conventions[0].name,
     )
     write_index(store)
     return store
+
+
+def _convention_of(cohort: Cohort) -> LabelConvention:
+    if cohort.convention is None:
+        raise SettingError(
+            f"the label convention of {cohort.root} is not clear from its files: name it with --labels "
+            f"({', '.join(CONVENTIONS)})."
+        )
+    return cohort.convention
+
+
+def _with_more(split: Split, cohort: Cohort, also: tuple[Cohort, ...]) -> Split:
+    """A split with the cases of other cohorts among those that train."""
+    known = {files.case_id: cohort for files in cohort.cases}
+    for other in also:
+        for case_id in (files.case_id for files in other.cases):
+            if case_id in known:
+                raise SettingError(
+                    f"{case_id} is a case of {known[case_id].root} and of {other.root}: rename one, so that no case "
+                    "stands for two."
+                )
+            known[case_id] = other
+        added = tuple(sorted(files.case_id for files in other.cases))
+        name = f"{split.name}, {len(added)} more to train from {other.root.name}"
+        split = Split(name, (*split.train, *added), split.validation, split.test)
+    return split
 
 
 def _prepare_one(

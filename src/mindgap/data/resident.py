@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mindgap.batch import BACKGROUND, Batch, Integer
-from mindgap.data.augmentation import Augmentation, Draws, apply_intensities, bend
+from mindgap.data.augmentation import Augmentation, Draws, apply_intensities
+from mindgap.data.bending import bend
 from mindgap.data.prepared import Box, decode
 from mindgap.data.store import Store
+from mindgap.data.transplant import transplant
 from mindgap.errors import SettingError
 from mindgap.processor import available_memory_gib, cpu_count
 from mindgap.regions import CLASSES_OF_REGION, REGIONS
@@ -210,10 +212,20 @@ class ResidentCases:
         end_corner = [min(c + crop + margin, end) for c, (_, end) in zip(corner, box, strict=True)]
         codes = self._window(index, begin, end_corner, [crop + 2 * margin] * 3)
         if margin:
-            outside = 0.0 if codes.dtype == torch.uint8 else BACKGROUND
-            codes = bend(codes, draws, row, crop=crop, outside=outside)
-        axes = [axis + 1 for axis in range(3) if draws.flips[row, axis]]
-        return codes.flip(axes) if axes else codes
+            codes = bend(codes, draws, row, crop=crop, outside=_outside(codes))
+        codes = _flip(codes, draws.flips[row])
+        if draws.donor[row] >= 0:
+            codes = transplant(codes, self._donor(draws, row, crop), outside=_outside(codes))
+        return codes
+
+    def _donor(self, draws: Draws, row: int, crop: int) -> Tensor:
+        """A crop of another case with a voxel of its tumour in the middle, background where the case ends."""
+        index = int(draws.donor[row])
+        box = self.entries[index].box_of(self.subset)
+        centre = self._pick_voxel(index, draws.donor_voxel[row]) or [(start + end) // 2 for start, end in box]
+        start = [max(voxel - crop // 2, low) for voxel, (low, _) in zip(centre, box, strict=True)]
+        end = [min(at + crop, high) for at, (_, high) in zip(start, box, strict=True)]
+        return _flip(self._window(index, start, end, [crop] * 3), draws.donor_flips[row])
 
     def _window(self, index: int, start: list[int], end: list[int], size: list[int]) -> Tensor:
         """Codes of a box in all columns (absent sequences background), padded with background behind and in front."""
@@ -222,8 +234,7 @@ class ResidentCases:
         inner = self.codes[index][:, a0:a1, b0:b1, c0:c1]
         if list(inner.shape[1:]) == size and entry.sequences == self.sequences:
             return inner
-        outside = 0.0 if inner.dtype == torch.uint8 else -1.0
-        result = inner.new_full((len(self.sequences) + 1, *size), outside)
+        result = inner.new_full((len(self.sequences) + 1, *size), _outside(inner))
         result[-1] = 0
         pads = [(whole - have) // 2 for whole, have in zip(size, inner.shape[1:], strict=True)]
         place = tuple(slice(pad, pad + have) for pad, have in zip(pads, inner.shape[1:], strict=True))
@@ -239,6 +250,16 @@ class ResidentCases:
         voxels = regions[int(chance[0] * len(regions))]
         picked: list[int] = voxels[int(chance[1] * len(voxels))].tolist()
         return picked
+
+
+def _outside(codes: Tensor) -> float:
+    """Code of the background."""
+    return 0.0 if codes.dtype == torch.uint8 else BACKGROUND
+
+
+def _flip(codes: Tensor, flips: NDArray[np.bool_]) -> Tensor:
+    axes = [axis + 1 for axis in range(3) if flips[axis]]
+    return codes.flip(axes) if axes else codes
 
 
 def _foreground_voxels(target: Tensor, box: Box, seed: int) -> list[NDArray[Any]]:

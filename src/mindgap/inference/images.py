@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_files
 from mindgap.data.nifti import Volume, label_image, read_volume, volume_from_image
 from mindgap.errors import InputError
-from mindgap.files import sha256_of
+from mindgap.files import PathLike, sha256_of
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Coverage, Predictor
@@ -35,7 +35,7 @@ from mindgap.inference.shipped import model_folder
 from mindgap.regions import find_convention
 from mindgap.sequences import Sequence, Subset
 
-Image = str | PathLike[str] | nib.spatialimages.SpatialImage
+Image = PathLike | nib.spatialimages.SpatialImage
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Result:
 
 
 def load(
-    model: str | PathLike[str] | None = None,
+    model: PathLike | None = None,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -92,12 +92,12 @@ def load(
 
 def segment(
     *,
-    model: str | PathLike[str] | Predictor | None = None,
+    model: PathLike | Predictor | None = None,
     t1: Image | None = None,
     t2: Image | None = None,
     t1ce: Image | None = None,
     flair: Image | None = None,
-    out: str | PathLike[str] | None = None,
+    out: PathLike | None = None,
     labels: str = "brats2017",
     case: str | None = None,
     force: bool = False,
@@ -192,7 +192,7 @@ def _as_files(images: Mapping[Sequence, Any], case: str | None) -> CaseFiles:
                 found=f"one image given for {seen[id(image)]} and for {sequence}",
                 mend="give the right image, or leave the absent sequence out",
             )
-        if not isinstance(image, (str, PathLike, nib.spatialimages.SpatialImage)):
+        if not isinstance(image, (str, os.PathLike, nib.spatialimages.SpatialImage)):
             raise InputError(
                 case=case or "case",
                 expected=f"a path or a nibabel image for {sequence}",

@@ -22,6 +22,7 @@ from torch import Tensor
 from mindgap.api import Progress, prepare
 from mindgap.batch import classes_from_regions, fill_absent
 from mindgap.data.cohort import discover_labelled
+from mindgap.data.phantom import write_cohort
 from mindgap.data.prepared import Preparation
 from mindgap.data.resident import ResidentCases
 from mindgap.data.splits import find_split
@@ -52,7 +53,7 @@ from mindgap.study.grid import Run
 from mindgap.study.keep import DECIDED
 from mindgap.study.scale import Place
 from mindgap.study.trial_tables import LOWERED, PLAIN, rule_of
-from mindgap.study.trials import BOX, FOLDS, SPACING_MM, Trial
+from mindgap.study.trials import BOX, FOLDS, SPACING_MM, Trial, runs_of
 
 LOWER = 1.0
 """By how much the log-odds of tumour against none are lowered in what is shipped.
@@ -60,6 +61,7 @@ LOWER = 1.0
 Many crops of the training are centred on a tumour, so that the networks draw too much of it; chosen by cross-validation
 of the trainings before and kept (docs/results/box/tables/odds.md).
 """
+_PHANTOM_SEED = 500
 _PER_FOLD = 3
 """Cases of each fold that give what is shipped the ranges of int8."""
 
@@ -89,16 +91,25 @@ def prepare_folds(
         SettingError: A store there was made from other data.
     """
     place = Place(out, data, out / "folds", device)
-    for fold in sorted({fold for trial in trials for fold in trial.folds}):
-        store = out / "folds" / str(fold)
+    runs = {place.store_of(run): run for run in runs_of(trials)}
+    for store, run in sorted(runs.items()):
         if (store / INDEX).is_file():
             if Path(open_store(store).source).resolve() != data.resolve():
                 raise SettingError(f"{store} was prepared from other data than {data}: name another --out.")
             continue
-        said = stage(f"preparing fold {fold} of {folds}")
-        prepare(data, store, Preparation(spacing_mm=SPACING_MM), split=f"{split}:{fold}/{folds}", workers=cpu_count(),
-                progress=said)  # fmt: skip
+        also = [_grow(out / f"phantoms{run.phantoms}", run.phantoms, stage)] if run.phantoms else []
+        said = stage(f"preparing fold {run.fold} of {folds}")
+        prepare(data, store, Preparation(spacing_mm=SPACING_MM), split=f"{split}:{run.fold}/{folds}", also=also,
+                workers=cpu_count(), progress=said)  # fmt: skip
     return place
+
+
+def _grow(folder: Path, count: int, stage: Callable[[str], Progress]) -> Path:
+    """Synthetic patients that teach; others than those that judge."""
+    said = stage(f"growing {count} phantoms")
+    write_cohort(folder, cases=count, seed=_PHANTOM_SEED, spacing_mm=SPACING_MM, workers=cpu_count(),
+                 progress=lambda done, total: said(done, total, ""))  # fmt: skip
+    return folder
 
 
 def _judged(place: Place, run: Run) -> list[str]:
@@ -229,7 +240,10 @@ def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) 
 
     def cases_of(run: Run) -> GateCases:
         store = open_store(place.store_of(run))
-        taught, judged = ([there[case] for case in store.part(part)] for part in ("train", "test"))
+        taught, judged = (
+            [there[case] for case in store.part(part) if case in there]
+            for part in ("train", "test")  # no phantoms
+        )
         return GateCases(taught, judged, convention)
 
     folds = {_member_of(place, run): cases_of(run) for run in trial.runs}

@@ -34,6 +34,7 @@ class Run:
         teacher: Name of the run it learns from, which has to be done first.
         start: Name of the run whose weights it starts from, which has to be done first; None starts from random ones.
         fold: Of a cross-validation, counted from 1; None where the split of the study is used.
+        phantoms: How many synthetic patients join the training cases of a fold.
         extra: More words of the training's command line.
         score_extra: More words of the scoring's command line.
     """
@@ -47,6 +48,7 @@ class Run:
     backbone: str | None = None
     teacher: str | None = None
     fold: int | None = None
+    phantoms: int = 0
     extra: tuple[str, ...] = ()
     score_extra: tuple[str, ...] = ()
     start: str | None = None

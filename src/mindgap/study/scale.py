@@ -77,7 +77,9 @@ class Place:
 
     def store_of(self, run: Run) -> Path:
         """The prepared cohort a run learns from: the study's, or that of its fold."""
-        return self.store if run.fold is None else self.out / "folds" / str(run.fold)
+        if run.fold is None:
+            return self.store
+        return self.out / "folds" / (f"{run.fold}-phantoms{run.phantoms}" if run.phantoms else str(run.fold))
 
     def run(self, name: str) -> Path:
         """Folder of a run."""

@@ -15,8 +15,9 @@ STEPS, MORE_STEPS, TRIED_STEPS = 5000, 3000, 800
 BOX, SECOND, FIRST, OUTSIDE = "box", "second", "first", "dynunet"
 """What is shipped, the trainings it goes on from, and a network of others with the settings of the first."""
 SPACING_MM = 2.0
-BASE, LONGER = "base", "longer"
-"""The trials that other short ones are compared with: from random weights, and going on from the first training."""
+BASE, LONGER, ONWARD = "base", "longer", "onward"
+"""The trials that other short ones are compared with: from random weights, going on from the first training, and going
+on from what is shipped."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Trial:
         start: The trial whose network of the same fold it starts from; None starts from random weights.
         coverage: How its networks are scored: in one pass, or in half-overlapping tiles of the crops they were trained
             with.
+        phantoms: How many synthetic patients join the training cases.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Trial:
     against: str | None = BASE
     start: str | None = None
     coverage: Literal["whole", "tiles"] = "whole"
+    phantoms: int = 0
 
     @property
     def runs(self) -> list[Run]:
@@ -56,6 +59,7 @@ class Trial:
                 "all",
                 self.seed(fold),
                 fold=fold,
+                phantoms=self.phantoms,
                 extra=tuple(self.flags.split()),
                 score_extra=("--coverage", self.coverage),
                 start=f"{self.start}-fold{fold}" if self.start else None,
@@ -84,6 +88,7 @@ _FASTER = "--learning-rate 2e-3 --average 0.99"
 _APART = f"{_FASTER} --no-shared-norm"
 _SECOND = f"{_APART} --own-share 0.75"
 _BOX = f"{_SECOND} --foreground 0.4 --single-share 0.2 --start-share 0.5"
+_TWO = (1, 3)
 _TRIALS = (
     Trial(
         BOX,
@@ -110,7 +115,7 @@ _TRIALS = (
         "MONAI DynUNet, absent sequences filled with background, random subsets, same steps, crops and augmentation",
         "dynunet",
         steps=STEPS,
-        folds=(1, 3),
+        folds=_TWO,
         against=None,
         coverage="tiles",
     ),
@@ -140,6 +145,32 @@ _TRIALS = (
     ),
     Trial("faster", "800 steps more with twice the learning rate", flags=_FASTER, start=FIRST, against=LONGER),
     Trial("apart", "the same, every sequence normalised by itself", flags=_APART, start=FIRST, against="faster"),
+    Trial(ONWARD, "800 steps more than box, half way", flags=_BOX, folds=_TWO, start=BOX, against=BOX),
+    Trial(
+        "phantoms",
+        "the same, as many synthetic patients as real ones among the training cases",
+        flags=_BOX,
+        folds=_TWO,
+        start=BOX,
+        against=ONWARD,
+        phantoms=21,
+    ),
+    Trial(
+        "transplanted",
+        "the same, a tumour of another case laid into a third of the crops",
+        flags=f"{_BOX} --transplant 0.33",
+        folds=_TWO,
+        start=BOX,
+        against=ONWARD,
+    ),
+    Trial(
+        "residue",
+        "the same, a third of the crops with skull left around the brain",
+        flags=f"{_BOX} --residue 0.33",
+        folds=_TWO,
+        start=BOX,
+        against=ONWARD,
+    ),
 )
 TRIALS = {trial.name: trial for trial in _TRIALS}
 
