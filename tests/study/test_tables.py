@@ -9,7 +9,7 @@ import pytest
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
 from mindgap.study import grid, layouts
-from mindgap.study.grid import Choice
+from mindgap.study.grid import Choice, Run
 from mindgap.study.layouts import build_table
 from mindgap.study.results import Results, by_seed
 from mindgap.study.tables import METHOD_NAMES, NOT_RUN, paper
@@ -101,20 +101,37 @@ def test_the_gain_of_an_anchor_over_the_cells_that_were_run_stands_beside_the_pa
     assert f"{sum(a - o for a, _, o in cells) / 2:+.2f} over the quoted" in gain
 
 
-def test_a_gain_is_told_again_without_the_cases_that_reward_empty_masks(tmp_path):
-    runs = {anchor: grid.student("pmkl", anchor, "T1", 0)[-1] for anchor in ("none", "mixture")}
-    for anchor, run in runs.items():
+_NONE_AND_MIXTURE = [grid.student("pmkl", anchor, "T1", 0)[-1] for anchor in ("none", "mixture")]
+_K = [grid.student("pmkl", "k", "T1", 0, k=k)[-1] for k in ("T1ce", "T2")]
+_TEACHERS = [grid.teacher(anchor, 0) for anchor in ("none", "mixture")]
+_ANY = [Run(f"{method}-s0", method, "all", 0) for method in ("dropout", "anysubset")]
+
+
+@pytest.mark.parametrize(
+    ("preset", "runs", "said"),
+    [
+        ("table1", _NONE_AND_MIXTURE, "The same over {}: -10.00 [-10.00, -10.00] (0 up)."),
+        ("table2", _K, "Over {}: T2 minus T1ce, mean of 1 -10.00 [-10.00, -10.00]."),
+        ("table4", _TEACHERS, "Over {}: P_* minus without alignment -10.00 [-10.00, -10.00]."),
+        ("anysubset", _ANY, "Over {}: anysubset minus dropout -10.00 [-10.00, -10.00]."),
+    ],
+)
+def test_a_gain_is_told_again_without_the_cases_that_reward_empty_masks(tmp_path, preset, runs, said):
+    for run, (rewarded, else_) in zip(runs, ((0.0, 0.5), (1.0, 0.4)), strict=True):
         rows = []
-        for number, case in enumerate(CASES):
-            for region in ("WT", "TC", "ET", "ETpp"):
-                empty = number < 4 and region == "ET"
-                value = (0.0 if anchor == "none" else 1.0) if empty else (0.5 if anchor == "none" else 0.4)
-                rows.append(Score(run.name, case, "T1", region, value, 1.0, 0.0 if empty else 1.0, 1.0))
+        for subset in map(format_subset, SUBSETS) if preset == "anysubset" else [run.subset]:
+            subset = format_subset(SEQUENCES) if subset == "all" else subset
+            for number, case in enumerate(CASES):
+                for region in ("WT", "TC", "ET", "ETpp"):
+                    empty = number < 4 and region == "ET"
+                    value = rewarded if empty else else_
+                    rows.append(Score(run.name, case, subset, region, value, 1.0, 0.0 if empty else 1.0, 1.0))
         write_scores(tmp_path / run.name / "scores.csv", rows)
-    table = build_table("table1", Results(tmp_path), Choice())
-    (again,) = [note for note in table.notes if note.startswith("The same over")]
-    assert f"the {len(CASES) - 4} cases that have enhancing tumour" in again
-    assert "-10.00 [-10.00, -10.00] (0 up)" in again
+    table = build_table(preset, Results(tmp_path), Choice())
+    those = (
+        f"the {len(CASES) - 4} cases that have enhancing tumour (in the others a network that draws none gets Dice 1)"
+    )
+    assert said.format(those) in table.notes
 
 
 def test_the_threshold_stands_in_every_table(tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.evaluation.summary import BASELINE
 from mindgap.sequences import SEQUENCES, SUBSETS, format_subset, make_subset, sequence_from_alias
 from mindgap.study import grid
+from mindgap.study.gains import PAPER_KEYS, case_means, enhancing_note, gains_over_cells, minus, over_cells, students_of
 from mindgap.study.grid import ANCHORS, ANY_SUBSET, SINGLES, STUDENTS, Choice, Run
 from mindgap.study.results import ALL, AVERAGE, Results, by_seed, compare_values
 from mindgap.study.tables import (
@@ -30,7 +30,6 @@ from mindgap.study.tables import (
 )
 
 _TEST_COLUMNS = ("minus without alignment", "p (Holm)")
-_PAPER_KEYS = {"none": "W", "normal": "N", "k": "k", "mixture": "*"}
 _REGIONS = ("WT", "TC", "ET")
 _QUOTED = "PMKL as printed"
 """The row of Table III that mixes the paper's two comparators."""
@@ -55,10 +54,10 @@ def _table1(results: Results, choice: Choice) -> Table:
             numbers: Mapping[str, Sequence[float]] = quoted.get(name, {})
             if numbers:
                 _add(table, [sequence, name, "original (quoted)"], [""] * len(measured_header()), printed(numbers["O"]))
-            without = _students(method, "none", sequence, choice)
+            without = students_of(method, "none", sequence, choice)
             for anchor in anchors:
-                runs = _students(method, anchor, sequence, choice)
-                said = printed(numbers.get(_PAPER_KEYS[anchor]))
+                runs = students_of(method, anchor, sequence, choice)
+                said = printed(numbers.get(PAPER_KEYS[anchor]))
                 _add(table, [sequence, name, ANCHOR_NAMES[anchor]], cells(results, runs), said)
                 if anchor != "none":
                     tests.add(results.compare(runs, without, AVERAGE))
@@ -69,53 +68,8 @@ def _table1(results: Results, choice: Choice) -> Table:
         "original (quoted) is what the paper quotes from other papers, under other pipelines; the comparator of an "
         "anchor is the run without alignment. Both are shown, and quoted numbers are never run."
     )
-    table.notes += _gains(results, choice)
+    table.notes += gains_over_cells(results, choice)
     return table
-
-
-def _gains(results: Results, choice: Choice) -> list[str]:
-    """What each anchor gains over all cells that were run, ours and the paper's."""
-    notes = []
-    for anchor in (a for a in choice.pick("anchors", ANCHORS) if a != "none"):
-        ours: list[dict[str, float]] = []
-        enhancing: set[str] = set()
-        theirs: list[float] = []
-        over_quoted: list[float] = []
-        for sequence in choice.pick("subsets", SINGLES):
-            for method in choice.pick("methods", STUDENTS):
-                numbers = quoted_rows("table1", sequence).get(METHOD_NAMES.get(method, method))
-                runs, without = (_students(method, a, sequence, choice) for a in (anchor, "none"))
-                found = results.differences(runs, without, AVERAGE)
-                if not found or numbers is None:
-                    continue
-                ours.append(found)
-                enhancing |= {case for run in runs for case in results.cases_with(run, "ET")}
-                aligned, plain, quoted = (sum(numbers[key][:3]) / 3 for key in (_PAPER_KEYS[anchor], "W", "O"))
-                theirs.append(aligned - plain)
-                over_quoted.append(aligned - quoted)
-        if ours:
-            gain = interval_text(_over_cells(ours), signed=True)
-            up = [sum(sum(found.values()) > 0 for found in ours), sum(value > 0 for value in theirs)]
-            paper_gain, over = (sum(values) / len(values) for values in (theirs, over_quoted))
-            notes.append(
-                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {len(ours)} cells that were run: ours {gain} "
-                f"({up[0]} up); the paper, recomputed, {paper_gain:+.2f} ({up[1]} up), and {over:+.2f} over the quoted "
-                "originals."
-            )
-            some = [{case: value for case, value in found.items() if case in enhancing} for found in ours]
-            if all(some) and any(len(few) < len(found) for few, found in zip(some, ours, strict=True)):
-                up_there = sum(sum(few.values()) > 0 for few in some)
-                notes.append(
-                    f"The same over the {len(some[0])} cases that have enhancing tumour (in the others a network that "
-                    f"draws none gets Dice 1): {interval_text(_over_cells(some), signed=True)} ({up_there} up)."
-                )
-    return notes
-
-
-def _over_cells(found: Sequence[Mapping[str, float]]) -> Interval:
-    """Mean over cells in each case, then over cases, in percent: the cells share their cases."""
-    shared = set.intersection(*(set(values) for values in found))
-    return bootstrap_mean({case: 100 * sum(values[case] for values in found) / len(found) for case in shared})
 
 
 def _table2(results: Results, choice: Choice) -> Table:
@@ -123,6 +77,8 @@ def _table2(results: Results, choice: Choice) -> Table:
     header = ["sequence", "method", "k", *measured_header(), *columns, *printed_header()]
     table = Table("table2", "Table II: P_k with k = T1ce and k = T2 (Dice, %)", header)
     tests = Tests(table, *columns)
+    cells_run: list[dict[str, float]] = []
+    runs: list[Run] = []
     for sequence in choice.pick("subsets", SINGLES):
         rows = quoted_rows("table2", sequence)
         own = by_seed(grid.unimodal(sequence, 0), choice.seeds)
@@ -138,9 +94,16 @@ def _table2(results: Results, choice: Choice) -> Table:
             _add(table, [sequence, name, "T1ce"], cells(results, suited), quoted)
             _add(table, [sequence, name, "T2"], cells(results, other), printed(numbers[:4] if numbers else None))
             tests.add(results.compare(other, suited, AVERAGE))
+            cells_run.append(results.differences(other, suited, AVERAGE))
+            runs += suited
         _add_threshold(table, results, sequence, [own])
     tests.finish()
-    table.notes += common_notes(choice)
+    there = [found for found in cells_run if found]
+    mean = {case: value / 100 for case, value in case_means(there).items()}
+    table.notes += [
+        *common_notes(choice),
+        *enhancing_note(results, runs, {f"T2 minus T1ce, mean of {len(there)}": mean}),
+    ]
     return table
 
 
@@ -150,6 +113,7 @@ def _table3(results: Results, choice: Choice) -> Table:
     header = ["region", "anchor", "source", *order, "mean of 14", "mean of 15 as printed", *_TEST_COLUMNS]
     table = Table("table3", "Table III: PMKL on every subset (Dice, %)", header)
     tests = Tests(table, *_TEST_COLUMNS)
+    gains: dict[str, dict[str, float]] = {}
     for region in _REGIONS:
         means: dict[str, dict[str, float]] = {}
         runs: list[list[Run]] = []
@@ -166,14 +130,16 @@ def _table3(results: Results, choice: Choice) -> Table:
             ]
             found = [cell(results.measure(seeds, region)) for seeds in runs]
             means[anchor] = results.mean_over([(seeds, None) for seeds in runs[:14]], region)
-            whole = interval_text(_over_cells([means[anchor]])) if means[anchor] else NOT_RUN
+            whole = interval_text(over_cells([means[anchor]])) if means[anchor] else NOT_RUN
             table.rows.append([region, ANCHOR_NAMES[anchor], "ours", *found, whole, "", "", ""])
         tests.add(compare_values(means["mixture"], means["none"]))
+        gains[f"{region} P_* minus without alignment, mean of 14"] = minus(means["mixture"], means["none"])
         rows = [cell(results.measure(seeds, region, model=BASELINE)) for seeds in runs]
         table.rows.append([region, "", "best single threshold", *rows, "", "", "", ""])
     tests.finish()
     table.notes += [
         *common_notes(choice),
+        *enhancing_note(results, [run for seeds in runs for run in seeds], gains),
         "mean of 14: over the subsets in each case, then over cases. The last subset of the paper is its teacher; its "
         "printed averages are over all fifteen.",
         f"{_QUOTED}: single sequences are the originals that Table I quotes from other papers, so that its distance to "
@@ -198,7 +164,12 @@ def _table4(results: Results, choice: Choice) -> Table:
         _add(table, ["best single threshold", ALL, ""], found, printed(None))
     tests.finish()
     weights = _anchor_weights(results, by_seed(grid.teacher("mixture", 0), choice.seeds))
-    table.notes += [*common_notes(choice), *weights]
+    gains = {
+        f"{ANCHOR_NAMES[anchor]} minus without alignment": results.differences(runs, without, AVERAGE)
+        for anchor, runs in zip(choice.compared_anchors(ANCHORS), every, strict=True)
+        if anchor != "none"
+    }
+    table.notes += [*common_notes(choice), *enhancing_note(results, without, gains), *weights]
     return table
 
 
@@ -242,7 +213,7 @@ def _anysubset(results: Results, choice: Choice) -> Table:
     def add_mean(network: str, seeds: Sequence[Run], model: str = "") -> dict[str, float]:
         pairs = [(seeds, subset) for subset in subsets]
         means = {column: results.mean_over(pairs, column, model=model) for column in measured_header()[:-1]}
-        texts = [interval_text(_over_cells([v])) if v else NOT_RUN for v in means.values()]
+        texts = [interval_text(over_cells([v])) if v else NOT_RUN for v in means.values()]
         table.rows.append(["mean of 15", network, *texts, "", "", "", ""])
         return means[AVERAGE]
 
@@ -256,8 +227,11 @@ def _anysubset(results: Results, choice: Choice) -> Table:
             tests.add(compare_values(averages[method], averages[methods[0]]))
     add_mean("best single threshold", runs[methods[0]], BASELINE)
     tests.finish()
+    gains = {f"{m} minus {methods[0]}": minus(averages[m], averages[methods[0]]) for m in methods[1:]}
+    gains |= {f"{m} minus threshold": minus(averages[m], simple) for m in methods}
     table.notes += [
         *common_notes(choice),
+        *enhancing_note(results, [run for seeds in runs.values() for run in seeds], gains),
         "mean of 15: over the subsets in each case, then over cases. All networks keep all sequences in the same share "
         "of rows while training; the others draw a subset alike.",
     ]
@@ -271,10 +245,6 @@ _BUILDERS: dict[str, Callable[[Results, Choice], Table]] = {
     "table4": _table4,
     "anysubset": _anysubset,
 }
-
-
-def _students(method: str, anchor: str, sequence: str, choice: Choice) -> list[Run]:
-    return by_seed(grid.student(method, anchor, sequence, 0)[-1], choice.seeds)
 
 
 def _add(table: Table, names: Sequence[str], measured: Sequence[str], quoted: Sequence[str]) -> None:

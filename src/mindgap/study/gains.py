@@ -1,0 +1,102 @@
+"""What an anchor, another k or another network gains over what it is compared with, in sentences below a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mindgap.evaluation.statistics import Interval, bootstrap_mean
+from mindgap.study import grid
+from mindgap.study.grid import ANCHORS, SINGLES, STUDENTS, Choice, Run
+from mindgap.study.results import AVERAGE, Results, by_seed
+from mindgap.study.tables import ANCHOR_NAMES, METHOD_NAMES, interval_text, quoted_rows
+
+PAPER_KEYS = {"none": "W", "normal": "N", "k": "k", "mixture": "*"}
+"""Anchors as the paper's tables name them."""
+
+
+def students_of(method: str, anchor: str, sequence: str, choice: Choice) -> list[Run]:
+    """A cell of Table I: the runs that differ by their seed."""
+    return by_seed(grid.student(method, anchor, sequence, 0)[-1], choice.seeds)
+
+
+def gains_over_cells(results: Results, choice: Choice) -> list[str]:
+    """What each anchor gains over all cells that were run, ours and the paper's."""
+    notes = []
+    for anchor in (a for a in choice.pick("anchors", ANCHORS) if a != "none"):
+        ours: list[dict[str, float]] = []
+        enhancing: set[str] = set()
+        theirs: list[float] = []
+        over_quoted: list[float] = []
+        for sequence in choice.pick("subsets", SINGLES):
+            for method in choice.pick("methods", STUDENTS):
+                numbers = quoted_rows("table1", sequence).get(METHOD_NAMES.get(method, method))
+                runs, without = (students_of(method, a, sequence, choice) for a in (anchor, "none"))
+                found = results.differences(runs, without, AVERAGE)
+                if not found or numbers is None:
+                    continue
+                ours.append(found)
+                enhancing |= {case for run in runs for case in results.cases_with(run, "ET")}
+                aligned, plain, quoted = (sum(numbers[key][:3]) / 3 for key in (PAPER_KEYS[anchor], "W", "O"))
+                theirs.append(aligned - plain)
+                over_quoted.append(aligned - quoted)
+        if ours:
+            gain = interval_text(over_cells(ours), signed=True)
+            up = [sum(sum(found.values()) > 0 for found in ours), sum(value > 0 for value in theirs)]
+            paper_gain, over = (sum(values) / len(values) for values in (theirs, over_quoted))
+            notes.append(
+                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {len(ours)} cells that were run: ours {gain} "
+                f"({up[0]} up); the paper, recomputed, {paper_gain:+.2f} ({up[1]} up), and {over:+.2f} over the quoted "
+                "originals."
+            )
+            some = _only(ours, enhancing)
+            if some:
+                up_there = sum(sum(few.values()) > 0 for few in some)
+                notes.append(
+                    f"The same over {_those_that_enhance(some[0])}: {interval_text(over_cells(some), signed=True)} "
+                    f"({up_there} up)."
+                )
+    return notes
+
+
+def enhancing_note(results: Results, runs: Sequence[Run], found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Differences again, without the cases in which a mask without enhancing tumour is rewarded.
+
+    Args:
+        results: Of the runs.
+        runs: Whose cases tell which have enhancing tumour.
+        found: What is compared -> case -> difference; what was not run is left out.
+    """
+    enhancing = {case for run in runs for case in results.cases_with(run, "ET")}
+    there = {name: values for name, values in found.items() if values}
+    some = _only(list(there.values()), enhancing)
+    if not some:
+        return []
+    texts = (f"{name} {interval_text(over_cells([few]), signed=True)}" for name, few in zip(there, some, strict=True))
+    return [f"Over {_those_that_enhance(some[0])}: {'; '.join(texts)}."]
+
+
+def _only(found: Sequence[Mapping[str, float]], cases: set[str]) -> list[dict[str, float]]:
+    """Differences of some cases; empty if these are all of them, or none of one."""
+    some = [{case: value for case, value in values.items() if case in cases} for values in found]
+    fewer = any(len(few) < len(values) for few, values in zip(some, found, strict=True))
+    return some if fewer and all(some) else []
+
+
+def _those_that_enhance(values: Mapping[str, float]) -> str:
+    return f"the {len(values)} cases that have enhancing tumour (in the others a network that draws none gets Dice 1)"
+
+
+def minus(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """Case -> difference, of the cases that both have."""
+    return {case: one[case] - other[case] for case in one if case in other}
+
+
+def over_cells(found: Sequence[Mapping[str, float]]) -> Interval:
+    """Mean over cells in each case, then over cases, in percent: the cells share their cases."""
+    return bootstrap_mean(case_means(found))
+
+
+def case_means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Case -> mean over cells, in percent, of the cases that all have."""
+    shared = set.intersection(*(set(values) for values in found)) if found else set()
+    return {case: 100 * sum(values[case] for values in found) / len(found) for case in sorted(shared)}
