@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def mindgap_windows(case: Path, model: Path, out: Path) -> Go:
     return go
 
 
-def mindgap(case: Path, model: Path, out: Path) -> Go:
+def mindgap(case: Path, model: Path, out: Path, *, precision: str = "auto") -> Go:
     """What ``mindgap segment`` does, in a process that holds the network; the whole brain in one pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -157,7 +158,7 @@ def mindgap(case: Path, model: Path, out: Path) -> Go:
     from mindgap.regions import find_convention
 
     keep_freed_memory()
-    predictor = Predictor.load(model, device="cpu", engine="auto", coverage="whole")
+    predictor = Predictor.load(model, device="cpu", precision=precision, engine="auto", coverage="whole")
     spent = {"network": 0.0, "gflop": 0.0}
     engine = predictor.engine
 
@@ -211,6 +212,7 @@ def monai(case: Path, model: Path, out: Path) -> Go:
 
 WAYS = {
     "mindgap": mindgap,
+    "mindgap-int8": partial(mindgap, precision="int8"),
     "mindgap-windows": mindgap_windows,
     "reference": reference,
     "reference-windows": reference_windows,
