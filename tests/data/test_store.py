@@ -154,7 +154,7 @@ def test_a_file_that_goes_away_is_its_cases_matter(tmp_path, cohort_folder):
 def test_what_has_not_begun_does_not_begin_after_an_interruption(tmp_path, cohort_folder, monkeypatch):
     begun = []
 
-    def interrupted(files, **options):
+    def interrupted(files, convention, **options):
         begun.append(files.case_id)
         if len(begun) == 1:
             raise KeyboardInterrupt

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mindgap.inference.assessment import Assessment, Verdict
     from mindgap.inference.confidence import Confidence
     from mindgap.inference.predictor import Predictor
+    from mindgap.sequences import Subset
 
 TRIALS = "confidence-test.csv"
 
@@ -64,10 +65,8 @@ def run(words: Sequence[str]) -> int:
     settings = parse(Calibrate, words, verb="calibrate")
     from mindgap.data.cohort import discover_labelled
     from mindgap.errors import SettingError
-    from mindgap.inference.calibration import calibrate
     from mindgap.inference.confidence import write_confidence
     from mindgap.inference.predictor import Predictor
-    from mindgap.inference.shipped import model_folder
     from mindgap.processor import keep_freed_memory
     from mindgap.runfiles import CONFIDENCE
     from mindgap.sequences import parse_subsets
@@ -75,18 +74,7 @@ def run(words: Sequence[str]) -> int:
     if settings.out is not None and settings.test is None:
         raise SettingError("--out is where the table of --test goes: name a test cohort too, or leave it out.")
     keep_freed_memory()
-    if settings.cases == "none":
-        if settings.test is None or settings.out is None:
-            raise SettingError("--cases none writes nothing beside the weights: name a cohort with --test, and --out.")
-        _refuse_idle(settings)
-        folder = model_folder(settings.model)
-    elif not settings.model.exists() and model_folder(settings.model):  # which says what there is
-        raise SettingError(
-            f"what is known of {settings.model} came with it and is not measured again: hold it against cases of yours "
-            "with --cases none --test COHORT -o OUT."
-        )
-    else:
-        folder = settings.model
+    folder = _folder_of(settings)
     wanted = None if settings.subsets is None else parse_subsets(settings.subsets)
     predictor = Predictor.load(
         folder,
@@ -95,25 +83,13 @@ def run(words: Sequence[str]) -> int:
         coverage=settings.coverage,
         engine=settings.engine,
     )
-    trial = (
-        None if settings.test is None else discover_labelled(settings.test, settings.labels)[0]
-    )  # refused before the work
-    if settings.cases == "none":
-        confidence = what_is_known(predictor)
-        print_confidence(confidence)
-    else:
-        confidence = calibrate(
-            predictor,
-            settings.data,
-            cases=settings.cases,
-            subsets=wanted,
-            level=settings.level,
-            review_below=settings.review_below,
-            labels=settings.labels,
-            progress=ProgressLine("calibrating"),
-        )
+    trial = None  # looked for before the work
+    if settings.test is not None:
+        trial, _ = discover_labelled(settings.test, settings.labels)
+    confidence = what_is_known(predictor) if settings.cases == "none" else _measure(settings, predictor, wanted)
+    print_confidence(confidence)
+    if settings.cases != "none":
         write_confidence(folder, confidence)
-        print_confidence(confidence)
         say(f"wrote {folder / CONFIDENCE}")
     if trial is not None:
         from mindgap.inference.assessment import assess
@@ -122,6 +98,39 @@ def run(words: Sequence[str]) -> int:
         print_assessment(found, confidence.level)
         write_assessment(found, settings.out or folder, predictor)
     return 0
+
+
+def _folder_of(settings: Calibrate) -> Path:
+    """The network that is meant; one that comes with the package is only held against cases, not measured again."""
+    from mindgap.errors import SettingError
+    from mindgap.inference.shipped import model_folder
+
+    if settings.cases == "none":
+        if settings.test is None or settings.out is None:
+            raise SettingError("--cases none writes nothing beside the weights: name a cohort with --test, and --out.")
+        _refuse_idle(settings)
+        return model_folder(settings.model)
+    if not settings.model.exists() and model_folder(settings.model):  # which says what there is
+        raise SettingError(
+            f"what is known of {settings.model} came with it and is not measured again: hold it against cases of yours "
+            "with --cases none --test COHORT -o OUT."
+        )
+    return settings.model
+
+
+def _measure(settings: Calibrate, predictor: Predictor, wanted: tuple[Subset, ...] | None) -> Confidence:
+    from mindgap.inference.calibration import calibrate
+
+    return calibrate(
+        predictor,
+        settings.data,
+        cases=settings.cases,
+        subsets=wanted,
+        level=settings.level,
+        review_below=settings.review_below,
+        labels=settings.labels,
+        progress=ProgressLine("calibrating"),
+    )
 
 
 def _refuse_idle(settings: Calibrate) -> None:

@@ -127,30 +127,9 @@ def volume_from_image(image: Any, path: Path, *, case: str, channel: int | None 
     Raises:
         InputError: As in :func:`read_volume`, but for the file.
     """
-    shape = image.shape
-    if channel is None and len(shape) == 4 and shape[3] == 1:
+    if channel is None and len(image.shape) == 4 and image.shape[3] == 1:
         channel = 0
-    if len(shape) != (3 if channel is None else 4):
-        raise InputError(
-            case=f"{case}: {path.name}",
-            expected="a 3-D image" if channel is None else "a 4-D image",
-            found=f"shape {shape}",
-            mend="give one 3-D file per sequence (4-D: an MSD tree, or FILE#CHANNEL in a manifest)",
-        )
-    if min(shape[:3]) < 2:
-        raise InputError(
-            case=f"{case}: {path.name}",
-            expected="a 3-D image of more than one slice",
-            found=f"shape {shape}",
-            mend="stack the slices of the series into one file (dcm2niix does that)",
-        )
-    if channel is not None and not 0 <= channel < shape[3]:
-        raise InputError(
-            case=f"{case}: {path.name}",
-            expected=f"a channel {channel} on the fourth axis",
-            found=f"{shape[3]} channels, counted from 0",
-            mend="correct the channel, or give the file that holds all four sequences",
-        )
+    _check_shape(image.shape, channel, f"{case}: {path.name}")
     if image.affine is None:
         raise InputError(
             case=f"{case}: {path.name}",
@@ -181,6 +160,30 @@ def volume_from_image(image: Any, path: Path, *, case: str, channel: int | None 
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which a case refuses by name
         array = np.asarray(data, dtype=np.float32)
     return Volume(array, affine, path, image.header.copy())
+
+
+def _check_shape(shape: tuple[int, ...], channel: int | None, case: str) -> None:
+    if len(shape) != (3 if channel is None else 4):
+        raise InputError(
+            case=case,
+            expected="a 3-D image" if channel is None else "a 4-D image",
+            found=f"shape {shape}",
+            mend="give one 3-D file per sequence (4-D: an MSD tree, or FILE#CHANNEL in a manifest)",
+        )
+    if min(shape[:3]) < 2:
+        raise InputError(
+            case=case,
+            expected="a 3-D image of more than one slice",
+            found=f"shape {shape}",
+            mend="stack the slices of the series into one file (dcm2niix does that)",
+        )
+    if channel is not None and not 0 <= channel < shape[3]:
+        raise InputError(
+            case=case,
+            expected=f"a channel {channel} on the fourth axis",
+            found=f"{shape[3]} channels, counted from 0",
+            mend="correct the channel, or give the file that holds all four sequences",
+        )
 
 
 def check_head(case: str, volume: Volume) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as ManyOf
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
@@ -258,27 +259,12 @@ def prepare_cohort(
     conventions = [_convention_of(one) for one in (cohort, *also)]
     split = _with_more(split, cohort, also)
     remove_leftovers(folder / "cases")
-    failed = {case_id: reason for one in (cohort, *also) for case_id, reason in one.rejected.items()}
-    stored: dict[str, StoredCase] = {}
-    job_of = partial(_prepare_one, folder=folder, preparation=preparation, codes=codes)
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        running = {
-            pool.submit(job_of, files, convention=convention): files.case_id
-            for one, convention in zip((cohort, *also), conventions, strict=True)
-            for files in one.cases
-        }
-        for done, job in enumerate(as_completed(running), start=1):
-            case_id = running[job]
-            try:
-                stored[case_id] = job.result()
-            except InputError as error:
-                failed[case_id] = str(error)
-            except OSError as error:  # of one of its files, such as one that went away; a full disk is no OSError here
-                failed[case_id] = f"{case_id}: {error}"
-            progress(done, len(running), case_id)
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what has begun ends, the rest does not begin
+    jobs = [
+        (files, convention) for one, convention in zip((cohort, *also), conventions, strict=True) for files in one.cases
+    ]
+    make = partial(_prepare_one, folder=folder, preparation=preparation, codes=codes)
+    stored, bad = _prepare_all(jobs, make, workers, progress)
+    failed = {case_id: reason for one in (cohort, *also) for case_id, reason in one.rejected.items()} | bad
     if not stored:
         reasons = "\n".join(f"  {reason}" for reason in list(failed.values())[:5])
         raise SettingError(f"no case of {cohort.root} could be prepared:\n{reasons}")
@@ -300,6 +286,32 @@ def prepare_cohort(
     )
     write_index(store)
     return store
+
+
+def _prepare_all(
+    jobs: ManyOf[tuple[CaseFiles, LabelConvention]],
+    make: Callable[[CaseFiles, LabelConvention], StoredCase],
+    workers: int,
+    progress: Callable[[int, int, str], None],
+) -> tuple[dict[str, StoredCase], dict[str, str]]:
+    """Make every case, some at the same time: what was made, and what could not be, with the reason."""
+    stored: dict[str, StoredCase] = {}
+    failed: dict[str, str] = {}
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        running = {pool.submit(make, *job): job[0].case_id for job in jobs}
+        for done, job in enumerate(as_completed(running), start=1):
+            case_id = running[job]
+            try:
+                stored[case_id] = job.result()
+            except InputError as error:
+                failed[case_id] = str(error)
+            except OSError as error:  # of one of its files, such as one that went away; a full disk is no OSError here
+                failed[case_id] = f"{case_id}: {error}"
+            progress(done, len(running), case_id)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what has begun ends, the rest does not begin
+    return stored, failed
 
 
 def _convention_of(cohort: Cohort) -> LabelConvention:
@@ -329,7 +341,7 @@ def _with_more(split: Split, cohort: Cohort, also: tuple[Cohort, ...]) -> Split:
 
 
 def _prepare_one(
-    files: CaseFiles, *, folder: Path, preparation: Preparation, convention: LabelConvention, codes: CodeKind
+    files: CaseFiles, convention: LabelConvention, *, folder: Path, preparation: Preparation, codes: CodeKind
 ) -> StoredCase:
     fingerprint = _fingerprint(files, preparation, convention, codes)
     entry = read_entry(folder, files.case_id, fingerprint)

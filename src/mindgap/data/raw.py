@@ -135,9 +135,10 @@ def to_atlas_grid(
     if stripped:  # else all have one brain
         overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in others}
     registrations = {str(s): found for s, found in laid.items()} | {"atlas": home}
-    lines = _judge(case_id, registrations, overlap, force=force) + _judge_coverage(names, covered, force=force)
-    lines += [
-        f"the edge of {s} is soft (resampled after stripping?): {n} layers were left out" for s, n in soft.items()
+    lines = [
+        *_judge(case_id, registrations, overlap, force=force),
+        *_judge_coverage(names, covered, force=force),
+        *(f"the edge of {s} is soft (resampled after stripping?): {n} layers were left out" for s, n in soft.items()),
     ]
     record = {
         "reference": str(first),
@@ -148,14 +149,16 @@ def to_atlas_grid(
         "soft_layers_left_out": {str(s): layers for s, layers in soft.items()},
         "brain_overlap": {name: round(value, 4) for name, value in overlap.items()},
         "brain_covered": {str(s): round(share, 4) for s, share in covered.items()},
-        "seconds": {
-            "registration": round(together - began, 2),
-            "brain": round(found_brain - together, 2),
-            "atlas": round(time.perf_counter() - found_brain, 2),
-        },
+        "seconds": _spent(began, registration=together, brain=found_brain, atlas=time.perf_counter()),
     }
     to_atlas = np.linalg.inv(ways[native] @ home.matrix).astype(np.float64)
     return RawCase(Case(case_id, placed), images[native], to_atlas, record, tuple(lines))
+
+
+def _spent(began: float, **ends: float) -> dict[str, float]:
+    """Seconds of each stage, from the times at which they ended."""
+    starts = [began, *ends.values()]
+    return {name: round(end - start, 2) for (name, end), start in zip(ends.items(), starts, strict=False)}
 
 
 def bring_back(raw: RawCase, maps: NDArray[np.float32]) -> NDArray[np.float32]:
