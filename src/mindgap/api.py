@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mindgap.citations import BIBTEX, bibtex
@@ -80,7 +81,7 @@ def prepare(
     preparation: Preparation,
     *,
     split: str = "auto",
-    also: Sequence[PathLike] = (),
+    also: Mapping[Path, str | None] = MappingProxyType({}),
     labels: str | None = None,
     codes: CodeKind = "uint8",
     seed: int = 0,
@@ -95,8 +96,9 @@ def prepare(
         preparation: Spacing and normalisation.
         split: "protokd", a folder with train, validation and test lists, fractions such as 0.7/0.1/0.2, or
             "auto": the lists in DATA/splits where there are any, else 0.7/0.1/0.2.
-        also: Other cohorts whose cases join those that train, such as phantoms; they do not choose and do not judge.
-        labels: Label convention, where a layout does not tell.
+        also: Other cohorts whose cases join those that train, such as phantoms, with their label convention where their
+            layout does not tell, else None; they do not choose and do not judge.
+        labels: Label convention of ``data``, where the layout does not tell.
         codes: How intensities are stored.
         seed: Of a split by fractions.
         workers: Cases at the same time.
@@ -111,9 +113,7 @@ def prepare(
     if split == "auto":
         split = str(data / "splits") if (data / "splits").is_dir() else "0.7/0.1/0.2"
     chosen = find_split(split, case_ids, seed=seed)
-    more = [
-        known if known.convention else discover(known.root, labels=labels) for known in map(discover, map(Path, also))
-    ]
+    more = [discover(Path(folder), labels=convention) for folder, convention in dict(also).items()]
     return prepare_cohort(cohort, out, preparation, chosen, also=more, codes=codes, workers=workers, progress=progress)
 
 

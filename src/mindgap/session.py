@@ -274,12 +274,15 @@ class Session:
         }
 
     def write_thresholds(self) -> None:
-        """Fit the threshold baseline on the training cases and keep it beside the network."""
+        """Fit the threshold baseline on the training cases and keep it beside the network.
+
+        Cases that joined from another cohort, such as phantoms, are left out: the baseline is that of the data at hand.
+        """
         if self.training.finished and (self.out / THRESHOLDS).is_file():
             return
 
         def codes() -> Iterator[tuple[Any, Any]]:
-            for entry in self.cases.entries:
+            for entry in (entry for entry in self.cases.entries if entry.case_id not in self.store.joined):
                 array = torch.from_numpy(self.store.read(entry.case_id))
                 bytes_ = (array if array.dtype == torch.uint8 else encode(decode(array[:-1]))).numpy()
                 target = array[-1].to(torch.uint8).numpy()

@@ -269,6 +269,8 @@ def test_as_many_rows_get_a_donor_or_skull_as_were_asked_for():
     assert left.mean() == pytest.approx(0.6, abs=0.03)
     assert (given & left).mean() == pytest.approx(0.18, abs=0.03)
     assert set(drawn.donor[given]) == set(range(5))
+    assert not (drawn.donor == drawn.cases).any(), "another case's tumour"
+    assert (_drawn(replace(OFF, transplant=1.0), cases=1).donor == -1).all(), "there is no other"
     assert set(drawn.residue[left]) == {1, 2}
 
 

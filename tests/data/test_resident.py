@@ -382,3 +382,15 @@ def test_a_row_gets_the_tumour_of_the_case_that_was_drawn(tmp_path):
     assert (codes[SEQUENCES.index(T1)] == 60).all()
     flipped = cases.batch(replace(rows, donor_flips=np.array([[True] * 3] * 2)), OFF, crop=16)
     assert torch.equal(flipped.target[1], batch.target[1].flip([0, 1, 2]))
+
+
+@pytest.mark.parametrize("at", [(1, 10, 18), (10, 10, 10), (18, 1, 3)])
+def test_a_voxel_of_the_tumour_comes_to_lie_in_the_middle(tmp_path, at):
+    healthy, ill = np.zeros((20, 20, 20), np.uint8), np.zeros((20, 20, 20), np.uint8)
+    ill[at] = ET_CLASS
+    images = {s: np.full(healthy.shape, 60, np.uint8) for s in SEQUENCES}
+    store = _store(tmp_path, _prepared("P01", images, healthy), _prepared("P02", images, ill))
+    cases = ResidentCases(store, ["P01", "P02"], subset=SEQUENCES)
+    rows = replace(_draws(cases=2, batch=1, sequences=4), cases=np.array([0]), donor=np.array([1]))
+    (found,) = np.argwhere(cases.batch(rows, OFF, crop=16).target[0].numpy())
+    assert tuple(found) == (8, 8, 8)

@@ -14,7 +14,7 @@ from mindgap.data.preparation import prepare_cohort
 from mindgap.data.prepared import Preparation, decode, encode
 from mindgap.data.splits import Split
 from mindgap.data.store import open_store
-from mindgap.errors import InputError, MindgapError, SettingError
+from mindgap.errors import MindgapError, SettingError
 from mindgap.sequences import SEQUENCES, Sequence
 
 OFF = Augmentation(flip=0.0, scale=0.0, scale_probability=0.0)
@@ -215,31 +215,3 @@ def test_a_store_of_float16_is_as_exact_as_float16_and_made_anew_only_once(tmp_p
     assert apart.abs().max() <= 1  # a value halfway between two codes may be rounded either way
     assert torch.equal(decode(image) == BACKGROUND, torch.from_numpy(bytes_[:-1]) == 0)
     assert np.array_equal(halves[-1], bytes_[-1])
-
-
-def test_another_cohort_joins_those_that_train(tmp_path, cohort_folder, write_case):
-    for name in ("M1", "M2"):
-        write_case(tmp_path / "more" / name, values=(1, 2, 3))
-    more = discover(tmp_path / "more", labels="brats2023")
-    split = _split(("P01",), ("P02",), ("P03",))
-    store = prepare_cohort(discover(cohort_folder), tmp_path / "store", Preparation(), split, also=[more])
-    assert store.part("train") == ["P01", "M1", "M2"]
-    assert (store.part("validation"), store.part("test")) == (["P02"], ["P03"])
-    assert set(store.cases) == {"P01", "P02", "P03", "M1", "M2"}
-    assert store.split["sha256"] != split.sha256
-    assert store.split["name"].endswith("2 more to train from more")
-    assert store.source == str(cohort_folder), "whose cases judge"
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "said"),
-    [("P01", SettingError, "P01 is a case of"), ("BraTS-GLI-00003-001", InputError, "all scans of a patient")],
-)
-def test_another_cohort_may_not_bring_a_case_or_patient_again(tmp_path, cohort_folder, write_case, name, kind, said):
-    write_case(cohort_folder / "BraTS-GLI-00003-000")
-    write_case(tmp_path / "more" / name)
-    cohort, more = (discover(folder, labels="brats2023") for folder in (cohort_folder, tmp_path / "more"))
-    split = _split(("P01",), ("P02",), ("P03", "BraTS-GLI-00003-000"))
-    with pytest.raises(kind, match=said):
-        prepare_cohort(cohort, tmp_path / "store", Preparation(), split, also=[more])
-    assert not (tmp_path / "store").exists()

@@ -51,6 +51,25 @@ def test_it_ends_softly_over_two_voxels():
     assert not (changed & ~near).any(), "nothing changes far from it"
 
 
+def test_a_tumour_at_the_side_of_a_crop_is_as_strong_as_inside():
+    codes = torch.full((2, *SHAPE), 50, dtype=torch.uint8)
+    codes[-1] = 0
+    donor = torch.full((2, *SHAPE), 50, dtype=torch.uint8)
+    donor[-1] = 0
+    donor[0, :4, :4, :4], donor[1, :4, :4, :4] = 100, 2
+    moved = transplant(codes, donor, outside=0.0)
+    assert bool((moved[0, :4, :4, :4] == 100).all())
+
+
+def test_tumour_of_the_crop_beside_it_keeps_its_brightness():
+    crop = _crop(50)
+    crop[-1, 8, 6, 5] = 2
+    crop[0, 8, 6, 5] = 90
+    moved = transplant(crop, _with_tumour(_crop(80), 40), outside=0.0)
+    assert int(moved[-1, 8, 6, 5]) == 2
+    assert int(moved[0, 8, 6, 5]) == 90
+
+
 def test_nothing_of_it_lies_outside_either_brain():
     crop, donor = _crop(50), _with_tumour(_crop(80), 40)
     crop[:, 6:] = 0

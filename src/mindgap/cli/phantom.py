@@ -50,6 +50,9 @@ def run(words: Sequence[str]) -> int:
         progress=lambda done, total: progress(done, total, ""),
     )
     print_difficulty(settings.out, {folder.name for folder in folders})
+    others = sum(path.is_dir() for path in settings.out.glob("*GG/*")) - len(folders)
+    if others:
+        say(f"{settings.out} also holds {others} phantoms of other calls: who reads the folder reads all of them")
     return 0
 
 

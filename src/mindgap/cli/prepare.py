@@ -28,7 +28,8 @@ class Prepare:
             0.7/0.1/0.2, or auto: DATA/splits where there is one, else 0.7/0.1/0.2. With :2/4 behind it, the second of
             four folds of the cases that are not for the test.
         also: Another cohort whose cases join those that train, such as phantoms beside few patients: they choose
-            nothing and judge nothing. Can be given several times.
+            nothing and judge nothing, and the threshold baseline does not know them. FOLDER=CONVENTION where its files
+            do not tell how labels are numbered. Can be given several times.
         labels: Label convention (brats2017, brats2023, brats2024-postop, brats-ped, msd, nnunet) where the files do not
             tell.
         normalisation: percentile maps the 0.5 and 99.5 percentile of the brain to -1 and 1; zscore divides by the
@@ -43,7 +44,7 @@ class Prepare:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     spacing_mm: float | None = None
     split: str = "auto"
-    also: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    also: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     labels: str | None = None
     normalisation: Literal["percentile", "zscore"] = "percentile"
     codes: Literal["uint8", "float16"] = "uint8"
@@ -64,7 +65,7 @@ def run(words: Sequence[str]) -> int:
         settings.out,
         Preparation(spacing_mm=settings.spacing_mm, normalisation=settings.normalisation),
         split=settings.split,
-        also=settings.also,
+        also=dict(map(folder_and_convention, settings.also)),
         labels=settings.labels,
         codes=settings.codes,
         seed=settings.seed,
@@ -74,6 +75,8 @@ def run(words: Sequence[str]) -> int:
     gib = sum(store.path_of(case_id).stat().st_size for case_id in store.cases) / 2**30
     split = store.split["name"]
     say(f"{len(store.cases)} cases ({gib:.2f} GiB) in {store.folder}, labels {store.convention}, split {split}")
+    for joined in store.split["joined"]:
+        say(f"{len(joined['cases'])} cases to train from {joined['source']}, labels {joined['convention']}")
     rows = [[part, str(len(store.part(part)))] for part in ("train", "validation", "test")]
     rows += [["in no list", str(len(store.split["unassigned"]))], ["failed", str(len(store.failed))]]
     rows += [
@@ -84,3 +87,11 @@ def run(words: Sequence[str]) -> int:
     for reason in store.failed.values():
         say(f"left out: {reason}")
     return 1 if store.failed else 0
+
+
+def folder_and_convention(text: str) -> tuple[Path, str | None]:
+    """From FOLDER or FOLDER=CONVENTION; a folder may have a = in its name."""
+    from mindgap.regions import CONVENTIONS
+
+    folder, sign, name = text.rpartition("=")
+    return (Path(folder), name) if sign and name in CONVENTIONS else (Path(text), None)

@@ -42,7 +42,7 @@ class Augmentation:
         blur: Probability, per sequence, of thick slices: resolution lost along one axis by a factor of 2 or 3.
         curve: How far a random increasing curve may bend intensities, per sequence: contrast of another protocol.
         slab: Probability of a missing end: beyond a random plane all sequences are background, as a short stack has it.
-        transplant: Probability of a second tumour, that of another case, in the middle of a crop
+        transplant: Probability of a tumour of another case, laid into the crop with one of its voxels in the middle
             (:mod:`mindgap.data.transplant`).
         residue: Probability of skull left by the stripping: patches of a rim of one or two voxels around the brain, as
             bright in each sequence as chance has it.
@@ -192,11 +192,12 @@ def draw(
         foreground: Share of crops centred on tumour.
     """
     rng = np.random.default_rng([seed, step, 1])
+    chosen = _epoch_order(seed, step * batch, batch, cases)
     signed = (2 * rng.random((4, batch, sequences)) - 1).astype(np.float32)
     scaled = rng.random((batch, sequences)) < augmentation.scale_probability
     bias = (2 * rng.random((batch, sequences, *(_BIAS_GRID,) * 3)) - 1).astype(np.float32)
     return Draws(
-        cases=_epoch_order(seed, step * batch, batch, cases),
+        cases=chosen,
         corner=rng.random((batch, 3)),
         foreground=rng.random(batch) < foreground,
         voxel=rng.random((batch, 2)),
@@ -209,7 +210,7 @@ def draw(
         noise_seed=rng.integers(0, 2**62, batch),
         chance=rng.random(batch),
         **_draw_wide(augmentation, np.random.default_rng([seed, step, 7]), batch, sequences),
-        **_draw_foreign(augmentation, np.random.default_rng([seed, step, 8]), batch, cases, sequences),
+        **_draw_foreign(augmentation, np.random.default_rng([seed, step, 8]), chosen, cases, sequences),
     )
 
 
@@ -232,12 +233,14 @@ def _draw_wide(augmentation: Augmentation, rng: np.random.Generator, batch: int,
 
 
 def _draw_foreign(
-    augmentation: Augmentation, rng: np.random.Generator, batch: int, cases: int, sequences: int
+    augmentation: Augmentation, rng: np.random.Generator, chosen: NDArray[np.int64], cases: int, sequences: int
 ) -> dict[str, Any]:
     """What does not belong to a patient's brain: tumour of another one, skull. A stream of its own again."""
+    batch = len(chosen)
     given, left = rng.random((2, batch))
+    others = (chosen + rng.integers(1, max(cases, 2), batch)) % cases
     return {
-        "donor": np.where(given < augmentation.transplant, rng.integers(0, cases, batch), -1),
+        "donor": np.where((given < augmentation.transplant) & (others != chosen), others, -1),
         "donor_voxel": rng.random((batch, 2)),
         "donor_flips": rng.random((batch, 3)) < augmentation.flip,
         "residue": np.where(left < augmentation.residue, rng.integers(1, 3, batch), 0),

@@ -26,6 +26,7 @@ from mindgap.batch import BACKGROUND, Shaped
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.folders import visible
+from mindgap.data.joining import convention_of, join, refuse_twins
 from mindgap.data.nifti import check_head
 from mindgap.data.prepared import (
     LOWEST_BRAIN,
@@ -45,7 +46,7 @@ from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_
 from mindgap.errors import InputError, SettingError
 from mindgap.files import remove_leftovers
 from mindgap.processor import cpu_count
-from mindgap.regions import CLASS_COUNT, CONVENTIONS, LabelConvention
+from mindgap.regions import CLASS_COUNT, LabelConvention
 from mindgap.sequences import Sequence, make_subset
 
 WORKING_ORIENTATION = "LPS"
@@ -253,11 +254,11 @@ def prepare_cohort(
 
     Raises:
         SettingError: A label convention is not known, no case could be prepared, or cohorts share a name of a case.
-        InputError: They share a patient of whom the split has a scan that does not train.
+        InputError: A case that joins is of a patient who may not train, or a case lies in two parts under two names.
     """
     also = tuple(also)
-    conventions = [_convention_of(one) for one in (cohort, *also)]
-    split = _with_more(split, cohort, also)
+    conventions = [convention_of(one) for one in (cohort, *also)]
+    split, joined = join(split, cohort, also)
     remove_leftovers(folder / "cases")
     jobs = [
         (files, convention) for one, convention in zip((cohort, *also), conventions, strict=True) for files in one.cases
@@ -268,6 +269,7 @@ def prepare_cohort(
     if not stored:
         reasons = "\n".join(f"  {reason}" for reason in list(failed.values())[:5])
         raise SettingError(f"no case of {cohort.root} could be prepared:\n{reasons}")
+    refuse_twins(split, joined, stored)
     store = Store(
         folder=folder,
         preparation=preparation,
@@ -280,6 +282,7 @@ def prepare_cohort(
             "validation": list(split.validation),
             "test": list(split.test),
             "unassigned": list(split.unassigned(sorted(stored))),
+            "joined": [one.to_plain() for one in joined],
         },
         source=str(visible(cohort.root)),
         convention=conventions[0].name,
@@ -312,32 +315,6 @@ def _prepare_all(
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what has begun ends, the rest does not begin
     return stored, failed
-
-
-def _convention_of(cohort: Cohort) -> LabelConvention:
-    if cohort.convention is None:
-        raise SettingError(
-            f"the label convention of {cohort.root} is not clear from its files: name it with --labels "
-            f"({', '.join(CONVENTIONS)})."
-        )
-    return cohort.convention
-
-
-def _with_more(split: Split, cohort: Cohort, also: tuple[Cohort, ...]) -> Split:
-    """A split with the cases of other cohorts among those that train."""
-    known = {files.case_id: cohort for files in cohort.cases}
-    for other in also:
-        for case_id in (files.case_id for files in other.cases):
-            if case_id in known:
-                raise SettingError(
-                    f"{case_id} is a case of {known[case_id].root} and of {other.root}: rename one, so that no case "
-                    "stands for two."
-                )
-            known[case_id] = other
-        added = tuple(sorted(files.case_id for files in other.cases))
-        name = f"{split.name}, {len(added)} more to train from {other.root.name}"
-        split = Split(name, (*split.train, *added), split.validation, split.test)
-    return split
 
 
 def _prepare_one(

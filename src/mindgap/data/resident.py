@@ -219,16 +219,28 @@ class ResidentCases:
         return codes
 
     def _donor(self, draws: Draws, row: int, crop: int) -> Tensor:
-        """A crop of another case with a voxel of its tumour in the middle, background where the case ends."""
+        """A crop of another case with a voxel of its tumour in the middle, background beyond the box of its brain."""
         index = int(draws.donor[row])
         box = self.entries[index].box_of(self.subset)
         centre = self._pick_voxel(index, draws.donor_voxel[row]) or [(start + end) // 2 for start, end in box]
-        start = [max(voxel - crop // 2, low) for voxel, (low, _) in zip(centre, box, strict=True)]
-        end = [min(at + crop, high) for at, (_, high) in zip(start, box, strict=True)]
-        return _flip(self._window(index, start, end, [crop] * 3), draws.donor_flips[row])
+        corner = [voxel - crop // 2 for voxel in centre]
+        start = [max(at, low) for at, (low, _) in zip(corner, box, strict=True)]
+        end = [min(at + crop, high) for at, (_, high) in zip(corner, box, strict=True)]
+        pads = [a - b for a, b in zip(start, corner, strict=True)]
+        return _flip(self._window(index, start, end, [crop] * 3, pads), draws.donor_flips[row])
 
-    def _window(self, index: int, start: list[int], end: list[int], size: list[int]) -> Tensor:
-        """Codes of a box in all columns (absent sequences background), padded with background behind and in front."""
+    def _window(
+        self, index: int, start: list[int], end: list[int], size: list[int], pads: list[int] | None = None
+    ) -> Tensor:
+        """Codes of a box in all columns (absent sequences background), with background around it.
+
+        Args:
+            index: Of the case.
+            start: First voxel of the box.
+            end: One after its last.
+            size: Of the window.
+            pads: Voxels of background in front of the box; it lies in the middle when None.
+        """
         entry = self.entries[index]
         (a0, b0, c0), (a1, b1, c1) = start, end
         inner = self.codes[index][:, a0:a1, b0:b1, c0:c1]
@@ -236,7 +248,7 @@ class ResidentCases:
             return inner
         result = inner.new_full((len(self.sequences) + 1, *size), _outside(inner))
         result[-1] = 0
-        pads = [(whole - have) // 2 for whole, have in zip(size, inner.shape[1:], strict=True)]
+        pads = pads or [(whole - have) // 2 for whole, have in zip(size, inner.shape[1:], strict=True)]
         place = tuple(slice(pad, pad + have) for pad, have in zip(pads, inner.shape[1:], strict=True))
         columns = [*(self.sequences.index(sequence) for sequence in entry.sequences), len(self.sequences)]
         for row, column in enumerate(columns):

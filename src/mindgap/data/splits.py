@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Split:
         train: Cases the weights are fitted to.
         validation: Cases that choose among settings and checkpoints.
         test: Cases that only judge.
+        withheld: Cases that may not train, whether they are at hand or not: those that the lists have for validation
+            and test, or for the test where this is a fold of them.
 
     Raises:
         InputError: A case stands in two lists, or twice in one; scans of one patient stand in two lists.
@@ -35,6 +37,7 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    withheld: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
@@ -120,7 +123,7 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
         )
     restricted = split.restrict(case_ids)
     if fold is not None:
-        return _fold(restricted, *fold)
+        return replace(_fold(restricted, *fold), withheld=split.test)
     for part, ids in (("train", restricted.train), ("validation", restricted.validation)):
         if not ids:
             raise InputError(
@@ -129,7 +132,7 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
                 found="none",
                 mend="check that the ids of the lists are the names of the cases, or draw: 0.7/0.1/0.2",
             )
-    return restricted
+    return replace(restricted, withheld=(*split.validation, *split.test))
 
 
 def _fold_of(spec: str) -> tuple[str, tuple[int, int] | None]:

@@ -65,7 +65,8 @@ class Store:
         preparation: How its cases were prepared.
         cases: By name.
         failed: Cases that could not be prepared, with the reason.
-        split: Name of the split and the case ids of train, validation and test.
+        split: Name of the split, the case ids of train, validation and test, and the cohorts that joined those that
+            train.
         source: The data folder it was made from, as the user named it.
         convention: Label convention of the source.
     """
@@ -82,6 +83,11 @@ class Store:
     def sequences(self) -> Subset:
         """Every sequence that any case has."""
         return make_subset(sequence for case in self.cases.values() for sequence in case.sequences)
+
+    @property
+    def joined(self) -> set[str]:
+        """Cases of other cohorts, such as phantoms, that train only."""
+        return {case_id for cohort in self.split.get("joined", ()) for case_id in cohort["cases"]}
 
     @property
     def fingerprint(self) -> str:

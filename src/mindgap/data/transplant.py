@@ -19,7 +19,8 @@ def transplant(
     r"""Lay the tumour of one crop over another one, voxel by voxel where both are brain.
 
     Of every sequence $y' = (1 - a)\,y + a\,r\,d$ with the distances from the background of the crop, $y$, and of the
-    donor, $d$. The weight $a$ is 1 within the tumour and falls to 0 over two voxels around it; $r$, at most 2 and at
+    donor, $d$. The weight $a$ is 1 within the tumour and falls to 0 over two voxels around it, and is 0 where the crop
+    has tumour of its own that the donor's does not cover; $r$, at most 2 and at
     least a half, is the brightness of the crop's healthy tissue over that of the donor's. Classes are the donor's where
     it has tumour, else they stay. The brain is not pushed aside.
 
@@ -37,8 +38,9 @@ def transplant(
     if not bool(tumour.any()):
         return codes
     wide = F.max_pool3d(tumour[None].float(), 3, stride=1, padding=1)
-    weight = F.avg_pool3d(wide, 3, stride=1, padding=1)[0] * inside
-    healthy = inside & (weight == 0)
+    around = F.avg_pool3d(wide, 3, stride=1, padding=1, count_include_pad=False)[0]
+    healthy = inside & (around == 0)
+    weight = torch.where(tumour, 1.0, around * (inside & (codes[-1] == 0)))
     both = [(some[:-1][there].float() - outside, healthy & (some[-1] == 0)) for some in (codes, donor)]
     if min(int(where.sum()) for _, where in both) < _LEAST_HEALTHY:
         return codes

@@ -97,7 +97,7 @@ def prepare_folds(
             if Path(open_store(store).source).resolve() != data.resolve():
                 raise SettingError(f"{store} was prepared from other data than {data}: name another --out.")
             continue
-        also = [_grow(out / f"phantoms{run.phantoms}", run.phantoms, stage)] if run.phantoms else []
+        also = {_grow(out / f"phantoms{run.phantoms}", run.phantoms, stage): None} if run.phantoms else {}
         said = stage(f"preparing fold {run.fold} of {folds}")
         prepare(data, store, Preparation(spacing_mm=SPACING_MM), split=f"{split}:{run.fold}/{folds}", also=also,
                 workers=cpu_count(), progress=said)  # fmt: skip
@@ -284,9 +284,10 @@ def _make_member(place: Place, run: Run) -> Path:
 def _write_history(out: Path, place: Place, trial: Trial, *, split: str) -> None:
     """Which cases taught and which judge, and the threshold baseline of those that taught, as a run folder has them."""
     store = open_store(place.store_of(trial.runs[0]))
-    parts = find_split(split, list(store.cases))
+    joined = store.joined
+    parts = find_split(split, [case for case in store.cases if case not in joined])
     taught = sorted((*parts.train, *parts.validation))
-    cases = {"train": taught, "validation": [], "test": list(parts.test)}
+    cases = {"train": sorted((*taught, *joined)), "validation": [], "test": list(parts.test)}
     write_json(out / MANIFEST, {"finished": True, "cases": cases, "source": str(place.data)})
 
     def codes() -> Iterator[tuple[dict[MriSequence, NDArray[np.uint8]], NDArray[np.uint8]]]:
