@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mindgap.data.splits import published_split
 from mindgap.evaluation.scores import read_scores
+from mindgap.files import read_json
 from mindgap.inference.shipped import DEFAULT, shipped
 from mindgap.study.grid import Choice, unimodal
 from mindgap.study.outputs import make_output
@@ -44,8 +46,20 @@ def test_there_are_published_tables():
 
 def test_no_published_file_is_an_image_or_names_a_folder_of_a_machine():
     for path in RESULTS.rglob("*.*"):
-        assert path.suffix in {".csv", ".json", ".jsonl", ".md", ".html"}
+        assert path.suffix in {".csv", ".json", ".jsonl", ".md", ".html", ".txt"}
         assert not re.search(r'"/\w+/', path.read_text(encoding="utf-8"))
+
+
+def test_the_lists_of_the_cases_at_hand_are_those_of_the_runs():
+    lists = [(RESULTS / "split-at-hand" / f"{part}.txt").read_text().split() for part in ("train", "val", "test")]
+    there = published_split("protokd").restrict(case for part in lists for case in part)
+    assert [sorted(part) for part in lists] == [sorted(part) for part in (there.train, there.validation, there.test)]
+    for path in (RESULTS / "real-mini" / "runs").glob("*/manifest.json"):
+        cases = read_json(path)["cases"]
+        assert [sorted(cases[part]) for part in ("train", "validation", "test")] == [sorted(part) for part in lists]
+    judged = [case for path in (RESULTS / "box" / "runs").glob("box-fold*/manifest.json")
+              for case in read_json(path)["cases"]["test"]]  # fmt: skip
+    assert sorted(judged) == sorted(lists[0] + lists[1])
 
 
 def test_unimodal_networks_rank_on_phantoms_as_the_physics_says():
