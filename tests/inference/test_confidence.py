@@ -7,6 +7,7 @@ import pytest
 
 from mindgap.errors import MindgapError
 from mindgap.evaluation.calibration import DiceModel, Temperature
+from mindgap.evaluation.conformal import volume_residual
 from mindgap.inference.confidence import (
     POOLED,
     Confidence,
@@ -123,3 +124,11 @@ def test_what_is_written_is_read(confidence, tmp_path):
     (tmp_path / CONFIDENCE).write_text(json.dumps(value))
     with pytest.raises(MindgapError, match="damaged"):
         read_confidence(tmp_path, confidence.model_sha256)
+
+
+def test_several_scans_of_one_patient_give_one_residual(confidence):
+    scans = [f"BraTS-GLI-00001-00{n}" for n in range(3)]
+    rows = [Observed(case, ALL, "WT", 0.9, 0.9, 10.0, 10.0 * (n + 1)) for n, case in enumerate(scans)]
+    before = confidence.residuals(ALL, "WT")
+    more = replace(confidence, observed=(*reversed(rows), *confidence.observed)).residuals(ALL, "WT")
+    assert sorted(more) == sorted([*before, volume_residual(10.0, 10.0)]), "the first of them by name"

@@ -94,7 +94,7 @@ def test_nothing_is_loaded_from_anywhere_and_hostile_names_are_text():
         title=HOSTILE,
         runs=[make_run(HOSTILE)],
         scores=make_scores(HOSTILE, cases=[HOSTILE, "b"]),
-        comparisons=[Comparison(HOSTILE, "WT", Interval(0.1, 0.0, 0.2, 2))],
+        comparisons=[Comparison(HOSTILE, "WT", Interval(0.1, 0.0, 0.2, 2, 2))],
         pictures=[make_picture(case_id=HOSTILE, model=HOSTILE)],
         notes=[HOSTILE],
     )
@@ -136,12 +136,12 @@ def test_the_baseline_is_marked():
 @pytest.mark.parametrize(
     ("interval", "words", "style"),
     [
-        (Interval(0.02, 0.01, 0.03, 9), "higher; interval lies above 0", "up"),
-        (Interval(-0.02, -0.03, -0.01, 9), "lower; interval lies below 0", "down"),
-        (Interval(0.02, -0.01, 0.03, 9), "undecided; interval contains 0", "open"),
-        (Interval(0.02, 0.0, 0.03, 9), "undecided; interval contains 0", "open"),
-        (Interval(0.02, math.nan, math.nan, 1), "no interval: too few cases", "open"),
-        (Interval(math.nan, math.nan, math.nan, 0), "no case in common", "open"),
+        (Interval(0.02, 0.01, 0.03, 9, 9), "higher; interval lies above 0", "up"),
+        (Interval(-0.02, -0.03, -0.01, 9, 9), "lower; interval lies below 0", "down"),
+        (Interval(0.02, -0.01, 0.03, 9, 9), "undecided; interval contains 0", "open"),
+        (Interval(0.02, 0.0, 0.03, 9, 9), "undecided; interval contains 0", "open"),
+        (Interval(0.02, math.nan, math.nan, 1, 1), "no interval: too few cases", "open"),
+        (Interval(math.nan, math.nan, math.nan, 0, 0), "no case in common", "open"),
     ],
 )
 def test_a_difference_is_said_in_words(interval, words, style):
@@ -220,12 +220,15 @@ def test_etpp_and_other_metrics_stand_where_they_were_computed():
 
 
 def test_p_values_are_adjusted_and_their_reach_is_said():
-    nine = Interval(0.02, 0.01, 0.03, 9)
+    nine = Interval(0.02, 0.01, 0.03, 9, 9)
     comparisons = [Comparison(f"a minus b on {n}", "WT", nine, p) for n, p in enumerate((2 / 2**9, 0.5))]
     words = words_of(page_of(comparisons=comparisons))
     assert "0.0039 0.0078" in words
     assert "0.5 0.5" in words
     assert "with 9 cases and 2 tests the smallest adjusted p within reach is 0.0078." in words
+    scans = Interval(0.02, 0.01, 0.03, 12, 9)
+    words = words_of(page_of(comparisons=[Comparison("a minus b", "WT", scans, 2 / 2**9)]))
+    assert "with 9 patients and 1 tests the smallest adjusted p within reach is 0.0039." in words
     words = words_of(page_of(comparisons=comparisons[:1] * 16))
     assert "is 0.062: no difference, however large, can be significant here." in words
     words = words_of(page_of(comparisons=[Comparison("a minus b", "WT", nine)]))

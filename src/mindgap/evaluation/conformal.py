@@ -21,7 +21,7 @@ class VolumeInterval:
         low_ml: Lower end.
         high_ml: Upper end.
         level: Probability, over calibration and new cases alike.
-        n: Number of calibration cases.
+        n: Number of calibration patients.
     """
 
     low_ml: float
@@ -46,7 +46,8 @@ def conformal_quantile(residuals: Sequence[float] | NDArray[np.float64], level: 
     A new residual, exchangeable with these, is at most this large with at least the probability ``level``.
 
     Args:
-        residuals: One per calibration case; cases, not views of one case, since those are not exchangeable.
+        residuals: One per calibration patient; not of several views or scans of one, which are not exchangeable with a
+            new patient's.
         level: 0 to 1, exclusive.
 
     Returns:

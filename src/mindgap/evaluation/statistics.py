@@ -20,12 +20,19 @@ class Interval:
         low: Lower end, 95 %.
         high: Upper end, 95 %.
         n: Number of cases.
+        patients: Number of patients whose scans they are: what a test counts.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    patients: int
+
+    @property
+    def counted(self) -> str:
+        """What a test counts, in words: cases, or patients where some have several scans."""
+        return f"{self.n} cases" if self.patients == self.n else f"{self.patients} patients"
 
 
 def bootstrap_mean(values: Mapping[str, float], *, draws: int = 4000, seed: int = 0) -> Interval:
@@ -37,11 +44,11 @@ def bootstrap_mean(values: Mapping[str, float], *, draws: int = 4000, seed: int 
     # By name, so that the order in which cases were scored does not move the interval.
     finite = {case: values[case] for case in sorted(values) if np.isfinite(values[case])}
     if not finite:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
     patients = [[finite[case] for case in cases] for cases in by_patient(finite)]
     means = _resampled(patients, draws, seed)
     low, high = np.percentile(means, [2.5, 97.5]).tolist() if len(patients) > 1 else (float("nan"), float("nan"))
-    return Interval(float(np.mean(list(finite.values()))), low, high, len(finite))
+    return Interval(float(np.mean(list(finite.values()))), low, high, len(finite), len(patients))
 
 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> Interval:
@@ -116,16 +123,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_attainable_p(cases: int, family: int = 1) -> float:
+def smallest_attainable_p(patients: int, family: int = 1) -> float:
     r"""The smallest adjusted p that :func:`wilcoxon` and :func:`holm` can give: $\min(1, m\,2^{1-n})$.
 
     Stands beside a table of p values: where it is above the level, no difference however large is significant.
 
     Args:
-        cases: Number n of cases.
+        patients: Number n of patients; of several scans of one the tests see the mean.
         family: Number m of tests.
     """
-    return min(1.0, family * 2.0 ** (1 - cases)) if cases > 0 else 1.0
+    return min(1.0, family * 2.0 ** (1 - patients)) if patients > 0 else 1.0
 
 
 def _resampled(patients: Sequence[Sequence[float]], draws: int, seed: int) -> NDArray[np.float64]:

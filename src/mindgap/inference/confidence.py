@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.case import Case
+from mindgap.data.patients import by_patient
 from mindgap.errors import MindgapError
 from mindgap.evaluation.calibration import DiceModel, Temperature, expected_dice, scale_classes, scale_regions
 from mindgap.evaluation.conformal import highest_level, volume_interval, volume_residual
@@ -92,9 +93,12 @@ class Confidence:
         return self.dice_models.get(subset, {}).get(region) or self.dice_models[POOLED].get(region)
 
     def residuals(self, subset: str, region: str) -> list[float]:
-        """Volume residuals of the cases on exactly this subset: only these are exchangeable with a new one."""
-        rows = (row for row in self.observed if row.subset == subset and row.region == region)
-        return [volume_residual(row.predicted_ml, row.reference_ml) for row in rows]
+        """Volume residuals on exactly this subset, one per patient: only these are exchangeable with a new patient's.
+
+        Of several scans of a patient the first by name counts.
+        """
+        rows = {row.case: row for row in self.observed if row.subset == subset and row.region == region}
+        return [volume_residual(rows[first].predicted_ml, rows[first].reference_ml) for first, *_ in by_patient(rows)]
 
     def dice(self, subset: str) -> dict[str, dict[str, float]]:
         """Region, or "mean" of the three -> case -> Dice reached on a subset."""

@@ -153,9 +153,9 @@ def attainable_sentence(comparisons: Sequence[Comparison]) -> str:
     tested = [comparison for comparison in comparisons if math.isfinite(comparison.p)]
     if not tested:
         return ""
-    cases = max(comparison.difference.n for comparison in tested)
-    least = smallest_attainable_p(cases, len(tested))
-    said = f"with {cases} cases and {len(tested)} tests the smallest adjusted p within reach is {format_p(least)}"
+    most = max((comparison.difference for comparison in tested), key=lambda difference: difference.patients)
+    least = smallest_attainable_p(most.patients, len(tested))
+    said = f"with {most.counted} and {len(tested)} tests the smallest adjusted p within reach is {format_p(least)}"
     return said + (": no difference, however large, can be significant here" if least > _LEVEL else "") + "."
 
 

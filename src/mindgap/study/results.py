@@ -206,4 +206,4 @@ def by_seed(run: Run, seeds: int) -> list[Run]:
 
 
 def _percent(interval: Interval) -> Interval:
-    return Interval(100 * interval.mean, 100 * interval.low, 100 * interval.high, interval.n)
+    return replace(interval, mean=100 * interval.mean, low=100 * interval.low, high=100 * interval.high)

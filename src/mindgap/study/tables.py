@@ -168,12 +168,12 @@ class Tests:
             return
         for (row, _), p in zip(self.found, holm([compared.p for _, compared in self.found]), strict=True):
             self.table.rows[row][self.columns[1]] = "<0.001" if p < 0.001 else f"{p:.3f}"
-        fewest = min(compared.difference.n for _, compared in self.found)
-        least = smallest_attainable_p(fewest, len(self.found))
+        fewest = min((compared.difference for _, compared in self.found), key=lambda difference: difference.patients)
+        least = smallest_attainable_p(fewest.patients, len(self.found))
         verdict = ": no difference, however large, can be significant here" if least > 0.05 else ""
         self.table.notes.append(
             f"p: Wilcoxon across cases on the average of seeds, zeros by Pratt, Holm over {len(self.found)} tests. "
-            f"With {fewest} cases the smallest adjusted p that can be reached is {least:.2g}{verdict}."
+            f"With {fewest.counted} the smallest adjusted p that can be reached is {least:.2g}{verdict}."
         )
 
 
