@@ -203,6 +203,15 @@ def test_the_table_of_what_was_tried_is_made_from_what_was_kept(made, monkeypatc
     text = trials_markdown(rows)
     assert "| other | two folds | 3 | 3 |" in text
     assert "+0.0 [+0.0, +0.0]" in text
+    monkeypatch.setattr(
+        "mindgap.study.trial_tables.TRIALS",
+        {
+            BOX: TINY,
+            "other": dataclasses.replace(TINY, name="other", against="third"),
+            "third": dataclasses.replace(TINY, name="third"),
+        },
+    )
+    assert "| third, not run |" in trials_markdown(compare(study))
     odds = odds_markdown(study, TINY).splitlines()
     assert len(odds) == 2 + 4
     assert odds[2].startswith("| 0 | 3 | ")

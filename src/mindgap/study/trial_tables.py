@@ -142,9 +142,11 @@ def trials_markdown(rows: Sequence[TrialRow]) -> str:
             for table in (row.difference, row.plain_difference)
         )
         mean = _signed(row.difference["mean"]) if row.difference else ""
+        against = row.trial.against or ""
+        against += ", not run" if against and not row.difference else ""
         cells = [row.trial.name, row.trial.says, str(row.cases), f"{row.trial.steps:,}", complete, average, plain,
-                 row.trial.against if row.difference else "", parts, mean, plainly]  # fmt: skip
-        lines.append(f"| {' | '.join(cell or '' for cell in cells)} |")
+                 against, parts, mean, plainly]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
