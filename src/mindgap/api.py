@@ -113,7 +113,7 @@ def prepare(
     if split == "auto":
         split = str(data / "splits") if (data / "splits").is_dir() else "0.7/0.1/0.2"
     chosen = find_split(split, case_ids, seed=seed)
-    more = [discover(Path(folder), labels=convention) for folder, convention in dict(also).items()]
+    more = [discover(Path(folder), labels=convention) for folder, convention in also.items()]
     return prepare_cohort(cohort, out, preparation, chosen, also=more, codes=codes, workers=workers, progress=progress)
 
 

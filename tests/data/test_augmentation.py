@@ -198,7 +198,7 @@ def test_a_bent_crop_keeps_images_and_classes_together_and_its_rim_bright():
     different = set()
     for step in range(5):
         draws = _drawn(settings, step=step, batch=1)
-        bent = bend(codes, draws, 0, crop=26, outside=0.0)
+        bent = bend(codes, draws, 0, crop=26)
         assert bent.shape == (3, 26, 26, 26)
         bright = bent[0] > 160
         overlap = 2 * (bright & (bent[2] > 0)).sum() / (bright.sum() + (bent[2] > 0).sum())
@@ -206,19 +206,19 @@ def test_a_bent_crop_keeps_images_and_classes_together_and_its_rim_bright():
         assert int(bent[0][bent[0] > 0].min()) >= 99, "background was mixed into the brain"
         different.add(int((bent[2] > 0).sum()))
     assert len(different) > 1
-    assert torch.equal(bend(codes, draws, 0, crop=26, outside=0.0), bent), "the same draws bend alike"
+    assert torch.equal(bend(codes, draws, 0, crop=26), bent), "the same draws bend alike"
 
 
 def test_a_bend_without_angles_lengths_and_displacements_is_the_middle_of_the_window():
     draws = _drawn(replace(OFF, warp=1.0), batch=1)
-    assert torch.equal(bend(_window(), draws, 0, crop=26, outside=0.0), _window()[:, 7:33, 7:33, 7:33])
+    assert torch.equal(bend(_window(), draws, 0, crop=26), _window()[:, 7:33, 7:33, 7:33])
 
 
 def test_turning_a_quarter_is_a_quarter_turn():
     draws = _drawn(replace(OFF, warp=1.0), batch=1)
     turned = replace(draws, frame=np.array([[[0, -1, 0], [1, 0, 0], [0, 0, 1]]], dtype=np.float32))
     expected = torch.rot90(_window(), k=1, dims=(1, 2))[:, 7:33, 7:33, 7:33]
-    found = bend(_window(), turned, 0, crop=26, outside=0.0)
+    found = bend(_window(), turned, 0, crop=26)
     assert torch.equal(found, expected) or torch.equal(found, torch.rot90(expected, k=2, dims=(1, 2)))
 
 

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Shaped
+from mindgap.batch import Shaped
 from mindgap.data.augmentation import Draws
-from mindgap.data.prepared import LOWEST_BRAIN
+from mindgap.data.prepared import CodeRange
 
 
-def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int, outside: float) -> Tensor:
+def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int) -> Tensor:
     """Rotate, zoom and bend a window in one resampling, and keep its middle.
 
     Intensities are interpolated among brain voxels only, so that the rim of a stripped brain does not grow dim; what is
@@ -22,25 +22,22 @@ def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int,
         draws: From :func:`draw`.
         row: Which row of them.
         crop: Side that is kept.
-        outside: Code of the background.
     """
-    device = codes.device
+    device, known = codes.device, CodeRange.of(codes)
     axis = (torch.arange(crop, device=device) - (crop - 1) / 2) / (codes.shape[-1] / 2)  # -1..1 across the window
     at = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)  # i j k 3, as (i, j, k)
     at = at @ torch.from_numpy(draws.frame[row]).to(device).T
     coarse = torch.from_numpy(draws.elastic[row])[None].to(device) * (2 * crop / codes.shape[-1])
     at += F.interpolate(coarse, size=at.shape[:3], mode="trilinear", align_corners=True)[0].movedim(0, -1)
     grid = at.flip(-1)[None]  # grid_sample counts the last axis first
-    inside = codes[:-1] != outside
+    inside = codes[:-1] != known.background
     if bool((inside == inside[:1]).all()):  # co-registered and stripped by one mask, as most cohorts are
         inside = inside[:1]
     brain = inside.float()
-    level = codes[:-1].float() - outside
+    level = codes[:-1].float() - known.background
     both = F.grid_sample(torch.cat([level, brain])[None], grid, mode="bilinear", align_corners=False)[0]
     values, shares = both[: len(level)], both[len(level) :]
-    low = 1.0 if codes.dtype == torch.uint8 else LOWEST_BRAIN - BACKGROUND
-    values = (
-        torch.where(shares >= 0.5, (values / shares.clamp_min(0.5)).clamp_min(low), torch.zeros_like(values)) + outside
-    )
+    level = (values / shares.clamp_min(0.5)).clamp_min(known.lowest - known.background)
+    values = torch.where(shares >= 0.5, level, torch.zeros_like(values)) + known.background
     target = F.grid_sample(codes[-1:].float()[None], grid, mode="nearest", align_corners=False)[0]
-    return torch.cat([values.round() if codes.dtype == torch.uint8 else values, target]).to(codes.dtype)
+    return known.fit(torch.cat([values, target]), codes.dtype)

@@ -176,3 +176,27 @@ def decode(codes: Tensor) -> Float[Tensor, "*axes"]:
     if codes.dtype != torch.uint8:
         return codes.float()
     return codes.float().div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True)
+class CodeRange:
+    """What codes of a kind stand for: background, and the darkest and the brightest brain.
+
+    Attributes:
+        background: Code of what is no brain.
+        lowest: Of the darkest brain.
+        highest: Of the brightest.
+    """
+
+    background: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, codes: Tensor) -> CodeRange:
+        """Of 8-bit codes, or of those that are intensities themselves."""
+        return cls(0.0, 1.0, 255.0) if codes.dtype == torch.uint8 else cls(BACKGROUND, LOWEST_BRAIN, 1.0)
+
+    def fit(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Numbers as codes: whole ones for 8 bits."""
+        return (values.round() if dtype == torch.uint8 else values).to(dtype)

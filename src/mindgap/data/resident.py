@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Batch, Integer
+from mindgap.batch import Batch, Integer
 from mindgap.data.augmentation import Augmentation, Draws, apply_intensities
 from mindgap.data.bending import bend
-from mindgap.data.prepared import Box, decode
+from mindgap.data.prepared import Box, CodeRange, decode
 from mindgap.data.store import Store
 from mindgap.data.transplant import transplant
 from mindgap.errors import SettingError
@@ -212,10 +212,10 @@ class ResidentCases:
         end_corner = [min(c + crop + margin, end) for c, (_, end) in zip(corner, box, strict=True)]
         codes = self._window(index, begin, end_corner, [crop + 2 * margin] * 3)
         if margin:
-            codes = bend(codes, draws, row, crop=crop, outside=_outside(codes))
+            codes = bend(codes, draws, row, crop=crop)
         codes = _flip(codes, draws.flips[row])
         if draws.donor[row] >= 0:
-            codes = transplant(codes, self._donor(draws, row, crop), outside=_outside(codes))
+            codes = transplant(codes, self._donor(draws, row, crop))
         return codes
 
     def _donor(self, draws: Draws, row: int, crop: int) -> Tensor:
@@ -246,7 +246,7 @@ class ResidentCases:
         inner = self.codes[index][:, a0:a1, b0:b1, c0:c1]
         if list(inner.shape[1:]) == size and entry.sequences == self.sequences:
             return inner
-        result = inner.new_full((len(self.sequences) + 1, *size), _outside(inner))
+        result = inner.new_full((len(self.sequences) + 1, *size), CodeRange.of(inner).background)
         result[-1] = 0
         pads = pads or [(whole - have) // 2 for whole, have in zip(size, inner.shape[1:], strict=True)]
         place = tuple(slice(pad, pad + have) for pad, have in zip(pads, inner.shape[1:], strict=True))
@@ -262,11 +262,6 @@ class ResidentCases:
         voxels = regions[int(chance[0] * len(regions))]
         picked: list[int] = voxels[int(chance[1] * len(voxels))].tolist()
         return picked
-
-
-def _outside(codes: Tensor) -> float:
-    """Code of the background."""
-    return 0.0 if codes.dtype == torch.uint8 else BACKGROUND
 
 
 def _flip(codes: Tensor, flips: NDArray[np.bool_]) -> Tensor:

@@ -6,16 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Shaped
-from mindgap.data.prepared import LOWEST_BRAIN
+from mindgap.batch import Shaped
+from mindgap.data.prepared import CodeRange
 
 _LEAST_HEALTHY = 100  # voxels to compare brightness by
 _MOST_RATIO = 2.0
 
 
-def transplant(
-    codes: Shaped[Tensor, "K i j k"], donor: Shaped[Tensor, "K i j k"], *, outside: float
-) -> Shaped[Tensor, "K i j k"]:
+def transplant(codes: Shaped[Tensor, "K i j k"], donor: Shaped[Tensor, "K i j k"]) -> Shaped[Tensor, "K i j k"]:
     r"""Lay the tumour of one crop over another one, voxel by voxel where both are brain.
 
     Of every sequence $y' = (1 - a)\,y + a\,r\,d$ with the distances from the background of the crop, $y$, and of the
@@ -27,13 +25,14 @@ def transplant(
     Args:
         codes: Sequences, and classes last.
         donor: The same of another case; nothing changes where it lacks a sequence that the crop has.
-        outside: Code of the background.
 
     Returns:
         A new crop, or the same one where nothing could be moved.
     """
-    there = (codes[:-1] != outside).flatten(1).any(1)
-    inside = ((codes[:-1] != outside) & (donor[:-1] != outside))[there].all(0)
+    known = CodeRange.of(codes)
+    brain, other_brain = (some[:-1] != known.background for some in (codes, donor))
+    there = brain.flatten(1).any(1)
+    inside = (brain & other_brain)[there].all(0)
     tumour = (donor[-1] != 0) & inside
     if not bool(tumour.any()):
         return codes
@@ -41,16 +40,14 @@ def transplant(
     around = F.avg_pool3d(wide, 3, stride=1, padding=1, count_include_pad=False)[0]
     healthy = inside & (around == 0)
     weight = torch.where(tumour, 1.0, around * (inside & (codes[-1] == 0)))
-    both = [(some[:-1][there].float() - outside, healthy & (some[-1] == 0)) for some in (codes, donor)]
+    both = [(some[:-1][there].float() - known.background, healthy & (some[-1] == 0)) for some in (codes, donor)]
     if min(int(where.sum()) for _, where in both) < _LEAST_HEALTHY:
         return codes
     mine, other = (level[:, where].mean(1) for level, where in both)
     ratio = (mine / other).clamp(1 / _MOST_RATIO, _MOST_RATIO)[:, None, None, None]
     mixed = (1 - weight) * both[0][0] + weight * ratio * both[1][0]
-    whole_numbers = codes.dtype == torch.uint8
-    low, high = (1.0, 255.0) if whole_numbers else (LOWEST_BRAIN - BACKGROUND, 1.0 - BACKGROUND)
-    mixed = torch.where(inside, mixed.clamp(low, high), both[0][0]) + outside
+    mixed = torch.where(inside, mixed.clamp(known.lowest - known.background), both[0][0]) + known.background
     result = codes.clone()
-    result[:-1][there] = (mixed.round() if whole_numbers else mixed).to(codes.dtype)
+    result[:-1][there] = known.fit(mixed.clamp_max(known.highest), codes.dtype)
     result[-1] = torch.where(tumour, donor[-1], codes[-1])
     return result
