@@ -241,8 +241,7 @@ def measure_gate(place: Place, trial: Trial, *, int8: bool, progress: Progress) 
     def cases_of(run: Run) -> GateCases:
         store = open_store(place.store_of(run))
         taught, judged = (
-            [there[case] for case in store.part(part) if case in there]
-            for part in ("train", "test")  # no phantoms
+            [there[case] for case in store.part(part) if case not in store.joined] for part in ("train", "test")
         )
         return GateCases(taught, judged, convention)
 
