@@ -167,8 +167,7 @@ def segment(
     if raw is None:
         found = find_in(predictor, read_for(predictor, files, force=force), confidence)
     else:
-        say(f"registering {len(used)} scans to each other and to the atlas, which takes up to a minute")
-        found = find_raw(predictor, read_raw(predictor, files, raw, force=force), confidence)
+        found = find_raw(predictor, read_raw(predictor, files, raw, force=force, say=say), confidence)
     for line in write_mask(out, found, predictor, convention=labels)["warnings"]:
         say(f"beware: {line}")
     if probabilities:

@@ -8,7 +8,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +73,24 @@ def cache_folder() -> Path:
     if home in (Path(), Path(home.anchor)):
         return Path(tempfile.gettempdir()) / f"mindgap-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
     return home / ("AppData/Local" if os.name == "nt" else ".cache") / "mindgap"
+
+
+def keep_used(folder: Path, *, days: float = 60.0) -> None:
+    """Note that a folder of the cache is in use now, and remove those beside it that have not been for long.
+
+    What lies in a cache can be made again; each network, and each version of a library, leaves a folder of its own.
+
+    Args:
+        folder: In use; those beside it were all noted by this function, too.
+        days: What is long.
+    """
+    try:
+        os.utime(folder)
+        for other in folder.parent.iterdir():
+            if other != folder and time.time() - other.stat().st_mtime > 86_400 * days:
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError:  # of another user, or gone meanwhile: tidying is no reason to fail
+        pass
 
 
 def remove_leftovers(folder: Path, of: Collection[str] = ()) -> None:

@@ -1,5 +1,6 @@
 """Rigid registration of brains whose true pose is known, and what shows that one failed."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import mindgap.data.raw as raw
 from mindgap.data.brain import BrainSource, brain_of_stripped
 from mindgap.data.nifti import Volume, write_volume
+from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
@@ -93,7 +95,14 @@ def test_a_soft_rim_is_no_brain_and_a_hard_one_is(brain, moved) -> None:
 @pytest.fixture(scope="module")
 def laid(brain, moved) -> RawCase:
     """Both on the atlas grid, as they should be."""
-    return to_atlas_grid("p", {Sequence.T1: brain, Sequence.T2: moved[0]}, replace(STRIPPED, native=Sequence.T2))
+    lines: list[str] = []
+    images = {Sequence.T1: brain, Sequence.T2: moved[0]}
+    laid = to_atlas_grid("p", images, replace(STRIPPED, native=Sequence.T2), say=lines.append)
+    assert lines[0] == "registering T2 to T1, and T1 to the atlas"
+    words = r"    T2  to T1 in \d+\.\d s: turned by 12 degrees, similarity 0\.\d\d before and \d\.\d\d after"
+    assert re.fullmatch(words, lines[1])
+    assert [line[:12] for line in lines[2:]] == ["finding the ", "    T1  to a"]
+    return laid
 
 
 def test_both_scans_lie_on_the_atlas_and_nothing_shines_outside_of_the_brain(laid) -> None:
@@ -137,7 +146,7 @@ def test_what_has_nothing_in_common_with_a_brain_is_refused(brain) -> None:
     noise = np.random.default_rng(0).random((40, 40, 40), np.float32)
     found = register("p", brain, Volume(noise, np.diag([4.0, 4, 4, 1]), Path("noise"), None))
     with pytest.raises(InputError, match="FLAIR: similarity"):
-        raw._judge("p", {"FLAIR": found}, {"atlas": 0.9}, force=False)
+        judge_registrations("p", {"FLAIR": found}, {ATLAS: 0.9}, force=False)
 
 
 # One brain for all scans
@@ -187,7 +196,7 @@ def test_a_scan_that_hardly_covers_the_brain_is_refused_unless_forced(brain, mas
     images = {Sequence.T1: brain, Sequence.T2: _head(brain, 0.2)}
     with pytest.raises(InputError, match=r"p: T2 \(head\): .* at least 10% of the brain, found \d\.\d% .*--force"):
         to_atlas_grid("p", images, masked)
-    (line,) = raw._judge_coverage({Sequence.T2: "p: T2"}, {Sequence.T2: 0.05}, force=True)
+    (line,) = judge_coverage({Sequence.T2: "p: T2"}, {Sequence.T2: 0.05}, force=True)
     assert line.startswith("T2 covers 5% of the brain")
 
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -168,6 +169,12 @@ def test_what_was_compiled_is_kept_for_the_graph_it_was_compiled_from(study, tmp
     first = OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present)
     (kept,) = (tmp_path / "mindgap" / "openvino" / "compiled").glob("*/*.blob")
     assert torch.equal(OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present), first)
+    old, recent = (kept.parent.parent / name for name in ("old", "recent"))
+    for folder, days in ((kept.parent, 100), (old, 61), (recent, 59)):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder, (time.time() - 86_400 * days,) * 2)
+    OpenVinoEngine(graph, "fp32", threads=1, keep=True)
+    assert sorted(kept.parent.parent.iterdir()) == sorted([kept.parent, recent])  # the one in use, however old
     kept.chmod(0o600)
     kept.write_bytes(kept.read_bytes()[:5000])  # its writer was killed
     assert torch.equal(OpenVinoEngine(graph, "fp32", threads=1, keep=True)(image, present), first)

@@ -6,7 +6,7 @@ Every scan is interpolated once: the registration between scans and that to the 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
 from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case
 from mindgap.data.nifti import Volume, check_head, read_volume
+from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.registration import Registration, register, resample, to_itk
 from mindgap.data.template import TEMPLATE_CENTRE_MNI_MM
 from mindgap.errors import InputError
@@ -26,12 +27,6 @@ ATLAS_SHAPE = (240, 240, 155)
 """1 mm, LPS: the grid of BraTS."""
 
 _TIES = (Sequence.T1CE, Sequence.T1, Sequence.FLAIR, Sequence.T2)
-_LARGEST_ROTATION_DEG = 60.0
-_GOOD_OVERLAP, _LEAST_OVERLAP = 0.75, 0.5  # Dice of brains; a brain with a tumour and MNI152 reach about 0.9
-_GOOD_BETWEEN, _LEAST_BETWEEN = 0.9, 0.7  # Dice of one brain, stripped on two scans
-_LEAST_SIMILARITY = 0.1  # of Mattes mutual information
-_WELL_COVERED, _LEAST_COVERED = 0.9, 0.1  # share of the brain in the field of view of a scan
-_GOOD_BETWEEN_STRIPPED = 0.5  # 0.67 to 0.88 within one patient, 0.43 to 0.44 between two
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,12 @@ def atlas_affine() -> NDArray[np.float64]:
 
 
 def to_atlas_grid(
-    case_id: str, images: Mapping[Sequence, Volume], options: RawOptions, *, force: bool = False
+    case_id: str,
+    images: Mapping[Sequence, Volume],
+    options: RawOptions,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> RawCase:
     """Register, strip and resample raw scans.
 
@@ -97,6 +97,7 @@ def to_atlas_grid(
         images: The scans the network looks at, each on a grid of its own.
         options: How.
         force: Let a registration through that is not plausible, and a scan that hardly covers the brain.
+        say: Takes lines about what is being done, and what became of each registration.
 
     Raises:
         InputError: A scan cannot be used, the brain is not found, or a registration is not plausible.
@@ -113,31 +114,36 @@ def to_atlas_grid(
     if options.brain.already_stripped:
         images, soft = _without_rims(images)
     if options.n4:
+        say(f"correcting the bias field of {len(images)} scans")
         images = {sequence: _without_bias(case_id, volume) for sequence, volume in images.items()}
     reference, stripped = images[first], options.brain.already_stripped
     others = {s: volume for s, volume in images.items() if s != first}
-    laid = {s: register(case_id, reference, volume, stripped=stripped) for s, volume in others.items()}
+    say(f"registering {', '.join(others)} to {first}, and {first} to the atlas" if others else
+        f"registering {first} to the atlas")  # fmt: skip
+    laid = {s: _lay(case_id, (s, volume), (first, reference), say, stripped=stripped) for s, volume in others.items()}
     ways = {first: np.eye(4)} | {s: found.matrix for s, found in laid.items()}
     together = time.perf_counter()
+    say(f"finding the brain: {options.brain.name}")
     brains = _find_brains(case_id, images, ways, first, options.brain, given)
     insides = {s: _on_scan(case_id, volume, ways[s], *brains[s]) for s, volume in images.items()}
     for sequence, volume in images.items():
         _check_negative(names[sequence], volume.array[insides[sequence]], " in the brain")
     found_brain = time.perf_counter()
-    home = register(case_id, _template(), replace(reference, array=reference.array * insides[first]), stripped=True)
+    inner = replace(reference, array=reference.array * insides[first])
+    home = _lay(case_id, (first, inner), (ATLAS, _template()), say, stripped=True)
     placed, masks, covered = {}, {}, {}
     for sequence, volume in images.items():
         brain, way = brains[sequence]
         placed[sequence], masks[sequence], covered[sequence] = _place(
             case_id, volume, ways[sequence] @ home.matrix, brain, way @ home.matrix
         )
-    overlap = {"atlas": _dice(masks[first], resample(case_id, _template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0)}
+    overlap = {ATLAS: _dice(masks[first], resample(case_id, _template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0)}
     if stripped:  # else all have one brain
         overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in others}
-    registrations = {str(s): found for s, found in laid.items()} | {"atlas": home}
+    registrations = {str(s): found for s, found in laid.items()} | {ATLAS: home}
     lines = [
-        *_judge(case_id, registrations, overlap, force=force),
-        *_judge_coverage(names, covered, force=force),
+        *judge_registrations(case_id, registrations, overlap, force=force),
+        *judge_coverage(names, covered, force=force),
         *(f"the edge of {s} is soft (resampled after stripping?): {n} layers were left out" for s, n in soft.items()),
     ]
     record = {
@@ -153,6 +159,24 @@ def to_atlas_grid(
     }
     to_atlas = np.linalg.inv(ways[native] @ home.matrix).astype(np.float64)
     return RawCase(Case(case_id, placed), images[native], to_atlas, record, tuple(lines))
+
+
+def _lay(
+    case_id: str,
+    moving: tuple[Sequence, Volume],
+    fixed: tuple[str, Volume],
+    say: Callable[[str], None],
+    *,
+    stripped: bool,
+) -> Registration:
+    """Register a named scan to another one, or to the atlas, and say how that went."""
+    began = time.perf_counter()
+    found = register(case_id, fixed[1], moving[1], stripped=stripped)
+    say(
+        f"{moving[0]!s:>6}  to {fixed[0]} in {time.perf_counter() - began:.1f} s: turned by {found.rotation_deg:.0f} "
+        f"degrees, similarity {found.before:.2f} before and {found.after:.2f} after"
+    )
+    return found
 
 
 def _spent(began: float, **ends: float) -> dict[str, float]:
@@ -348,49 +372,6 @@ def _template() -> Volume:
 
     image = datasets.load_mni152_template(resolution=1)
     return Volume(np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64), Path("MNI152"), None)
-
-
-def _judge(
-    case_id: str, registrations: Mapping[str, Registration], overlap: Mapping[str, float], *, force: bool
-) -> list[str]:
-    """Warnings about registrations that are doubtful; an error where one is not plausible."""
-    doubtful: list[str] = []
-    hopeless: list[str] = []
-    for name, found in registrations.items():
-        if found.after < _LEAST_SIMILARITY or found.rotation_deg > _LARGEST_ROTATION_DEG:
-            hopeless.append(f"{name}: similarity {found.after:.3f}, rotation {found.rotation_deg:.0f} degrees")
-        elif found.after < _GOOD_BETWEEN_STRIPPED and name in overlap and name != "atlas":
-            doubtful.append(f"{name}: similarity {found.after:.2f}; is it of the same patient?")
-    for name, value in overlap.items():
-        good, least = (_GOOD_OVERLAP, _LEAST_OVERLAP) if name == "atlas" else (_GOOD_BETWEEN, _LEAST_BETWEEN)
-        if value < good:
-            lines = hopeless if value < least else doubtful
-            lines.append(f"{name}: the brain and that of the reference overlap by Dice {value:.2f}")
-    if hopeless and not force:
-        raise InputError(
-            case=case_id,
-            expected="scans of one head that can be laid upon each other and upon the atlas",
-            found="; ".join(hopeless),
-            mend="look at the scans and their headers, name another one with --reference, or take it with --force",
-        )
-    return [f"the registration is doubtful: {line}" for line in [*hopeless, *doubtful]]
-
-
-def _judge_coverage(names: Mapping[Sequence, str], covered: Mapping[Sequence, float], *, force: bool) -> list[str]:
-    """Warnings about scans that cover a part of the brain; an error where one covers next to nothing."""
-    for sequence, share in covered.items():
-        if share < _LEAST_COVERED and not force:
-            raise InputError(
-                case=names[sequence],
-                expected=f"a scan that covers at least {_LEAST_COVERED:.0%} of the brain",
-                found=f"{share:.1%} of it in the field of view",
-                mend="look at the scan and its header, leave this sequence out, or take it with --force",
-            )
-    return [
-        f"{sequence} covers {share:.0%} of the brain; it was taken as absent outside of its field of view"
-        for sequence, share in covered.items()
-        if share < _WELL_COVERED
-    ]
 
 
 def _describe(found: Registration) -> dict[str, Any]:

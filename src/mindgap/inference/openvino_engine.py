@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mindgap.batch import BACKGROUND, Bool, Float
 from mindgap.errors import MindgapError
-from mindgap.files import cache_folder, sha256_of
+from mindgap.files import cache_folder, keep_used, sha256_of
 from mindgap.inference.exported import GRAPH
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import TrainedNetwork
@@ -88,7 +88,9 @@ def _compile(core: Any, graph: Path, settings: Mapping[str, str | int], *, keep:
         what += [sha256_of(file) for file in files if file.is_file()]
         folder = cache_folder() / "openvino" / "compiled" / hashlib.sha256(repr(what).encode()).hexdigest()[:24]
         try:
-            return core.compile_model(graph, "CPU", {**settings, "CACHE_DIR": str(folder)})
+            compiled = core.compile_model(graph, "CPU", {**settings, "CACHE_DIR": str(folder)})
+            keep_used(folder)
+            return compiled
         except RuntimeError:  # a cache that cannot be written or read; a damaged graph fails again
             pass
     return core.compile_model(graph, "CPU", dict(settings))
@@ -111,9 +113,11 @@ def representation_of(model: TrainedNetwork) -> Path:
     openvino = import_quietly()
     what = [FORMAT, model.sha256, model.card.architecture, model.card.arguments, openvino.__version__]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-    folder = cache_folder() / "openvino" / key
+    folder = cache_folder() / "openvino" / "translated" / key
     try:
-        return folder / GRAPH if (folder / GRAPH).is_file() else save_graph(translate(model), folder)
+        graph = folder / GRAPH if (folder / GRAPH).is_file() else save_graph(translate(model), folder)
+        keep_used(folder)
+        return graph
     except OSError:  # a cache that cannot be read or written: every process translates for itself
         own = Path(tempfile.mkdtemp(prefix="mindgap-openvino-"))
         atexit.register(shutil.rmtree, own, ignore_errors=True)

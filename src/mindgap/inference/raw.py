@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,7 +34,14 @@ class RawReading:
     seconds: float
 
 
-def read_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, force: bool = False) -> RawReading:
+def read_raw(
+    predictor: Predictor,
+    files: CaseFiles,
+    options: RawOptions,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> RawReading:
     """Open the scans a network looks at, and lay them upon the atlas.
 
     Args:
@@ -41,6 +49,7 @@ def read_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, for
         files: The scans on disk, each on a grid of its own; those the network does not use are not opened.
         options: How they are registered and stripped.
         force: Let a registration through that is not plausible.
+        say: As in :func:`~mindgap.data.raw.to_atlas_grid`.
 
     Raises:
         InputError: A scan cannot be used, or registration fails.
@@ -53,7 +62,7 @@ def read_raw(predictor: Predictor, files: CaseFiles, options: RawOptions, *, for
     refuse_copies(files, sha256)
     read = time.perf_counter()
     try:
-        raw = to_atlas_grid(files.case_id, images, options, force=force)
+        raw = to_atlas_grid(files.case_id, images, options, force=force, say=say)
     except RuntimeError as error:  # SimpleITK says by it whatever it cannot do
         raise InputError(
             case=files.case_id,
