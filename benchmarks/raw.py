@@ -93,7 +93,7 @@ def round_trip(
         write_volume(folder / f"p_{str(sequence).lower()}.nii.gz", moved.array, moved.affine)
     files: CaseFiles = case_from_folder(folder, label=False)
     options = RawOptions(BrainSource(already_stripped=True), reference=first)
-    found = find_raw(predictor, read_raw(predictor, files, options, force=True)).segmentation.target
+    found = find_raw(predictor, read_raw(predictor, files, options)).segmentation.target
     native = grids[first]
     truth = carried(predictor, untouched, case.reference, poses[first], native)
     back = {s: pulled(grids[s], np.linalg.inv(poses[s]).astype(np.float64), case.reference) for s in case.images}

@@ -148,6 +148,16 @@ def interleave(names: tuple[str, ...], place: tuple[Path, Path, Path], rounds: i
     return ways
 
 
+def interleave_cold(place: tuple[Path, Path, Path], rounds: int) -> dict[str, list[float]]:
+    """Seconds of whole processes, in turn; what is compiled for this processor lies in the cache from the warm ones."""
+    case, model, out = place
+    seconds: dict[str, list[float]] = {name: [] for name in WARM[:2]}
+    for number in range(rounds):
+        for name in sorted(seconds, reverse=bool(number % 2)):
+            seconds[name].append(cold(name, case, model, out / "cold.nii.gz"))
+    return seconds
+
+
 def ratio_of(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """Median of the rounds' ratios, the least and the largest."""
     ratios = sorted(one / other for one, other in zip(slow, fast, strict=True))
@@ -170,9 +180,7 @@ def main() -> None:
         beside = detect_processor("cpu").native_bf16 and quantised_file(model).is_file()
         warm = interleave((*WARM, BESIDE) if beside else WARM, place, settings.rounds)
         same = interleave(SAME_WINDOWS, place, settings.rounds)
-        colds = {
-            name: [cold(name, *place[:2], out / "cold.nii.gz") for _ in range(settings.rounds)] for name in WARM[:2]
-        }
+        colds = interleave_cold(place, settings.rounds)
     _print(warm, same, colds, settings.json)
 
 

@@ -133,12 +133,13 @@ def read_json(path: Path) -> Any:
         raise MindgapError(f"{path} is not readable JSON ({error}).") from error
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+def sha256_of(*paths: Path) -> str:
+    """The SHA-256 of a file's bytes, or of those of several one after the other, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

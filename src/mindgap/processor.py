@@ -16,6 +16,7 @@ from mindgap.errors import SettingError
 
 Precision = Literal["fp32", "bf16"]
 
+_SHORT = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 
@@ -234,3 +235,8 @@ def _cpu_has_native_bf16() -> bool:
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.is_file() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the processor or of a GPU; libraries have no common one for it."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SHORT)

@@ -1,6 +1,7 @@
 """A folder of DICOM series at the command line: shown, confirmed, segmented, and the mask as DICOM SEG."""
 
 import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -117,6 +118,8 @@ def test_an_archive_gives_the_same_mask_and_a_mask_beside_the_series_does_not_hi
     assert taken["file"] == str(archive), "the converted file is gone"
     assert (taken["series"]["number"], taken["series"]["images"] > 1) == (NUMBERS["FLAIR"], True)
     assert len(taken["other_series"]) == 3
+    images = [path.read_bytes() for path in sorted((examination / "S6").iterdir())]
+    assert taken["sha256"] == hashlib.sha256(b"".join(images)).hexdigest()
     for _ in range(2):
         assert main(_segment(journey, examination, examination / "seg.nii.gz", "--yes")) == 0
     np.testing.assert_array_equal(_voxels(out), _voxels(examination / "seg.nii.gz"))
@@ -155,6 +158,36 @@ def test_two_series_that_look_alike_have_to_be_decided(journey, examination, tmp
         assert f"FLAIR = series {number}" in capsys.readouterr().out
     words = _segment(journey, examination, tmp_path / "m.nii.gz", "--yes", model="t1ce")
     assert main(words) == 0  # what this model does not use need not be decided
+
+
+def test_an_unclear_series_is_asked_about_also_where_any_sequences_do(
+    journey, examination, tmp_path, fails, capsys
+) -> None:
+    for path in (examination / "S9").iterdir():
+        image = pydicom.dcmread(path)
+        image.SeriesDescription, image.ContrastBolusAgent = "AX T1-C", ""
+        image.save_as(path)
+    words = ["segment", str(examination), "-o", str(tmp_path / "m.nii.gz"), "--yes"]  # the network in the box
+    line = fails(words)
+    assert "series 9 (AX T1-C) may be T1ce, and its headers do not tell: say --series-t1ce 9, or that" in line
+    assert "(--series-t1ce none)" in line
+    assert "for this model" not in capsys.readouterr().out
+    flair = _segment(journey, examination, tmp_path / "f.nii.gz", "--yes")  # what uses FLAIR alone does not ask
+    assert main(flair) == 0
+    assert main([*words, "--series-t1ce", "9"]) == 0
+    assert "T1ce = series 9 (AX T1-C)" in capsys.readouterr().out
+    for number, path in enumerate(sorted((examination / "S4").iterdir())):
+        image = pydicom.dcmread(path)
+        image.EchoTime = (20, 100)[number % 2]
+        image.save_as(path)
+    line = fails([*words, "--series-t1ce", "9"])
+    assert "series 4 (AX T2 TSE) may be T2" in line
+
+
+def test_who_names_every_series_is_not_asked_to_confirm(journey, examination, tmp_path, fails) -> None:
+    words = _segment(journey, examination, tmp_path / "m.nii.gz")
+    assert "--yes" in fails([*words, "--series-t2", "4"])
+    assert main([*words, "--series-flair", "6"]) == 0
 
 
 def test_what_is_missing_for_the_model_or_has_a_gap_is_refused(journey, examination, tmp_path, fails) -> None:

@@ -193,6 +193,13 @@ def test_links_and_damage_in_an_archive_are_refused(tmp_path):
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(InputError, match="found a link"), dicom_folder(tmp_path / "x.zip"):
         pass
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(range(256)) * 40)
+    packed = bytearray((tmp_path / "z.zip").read_bytes())
+    packed[40:60] = b"\xff" * 20  # within the deflated bytes
+    (tmp_path / "z.zip").write_bytes(packed)
+    with pytest.raises(InputError, match="cannot be unpacked"), dicom_folder(tmp_path / "z.zip"):
+        pass
     (tmp_path / "y.zip").write_bytes(b"PK no archive")
     with pytest.raises(InputError, match="cannot be unpacked"), dicom_folder(tmp_path / "y.zip"):
         pass

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_erosion
 
 import mindgap.data.raw as raw
-from mindgap.data.brain import BrainSource, brain_of_stripped
+from mindgap.data.brain import BrainSource, brain_of_stripped, strip_with_hd_bet
 from mindgap.data.nifti import Volume, write_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.preparation import prepare_case
@@ -147,6 +148,22 @@ def test_what_has_nothing_in_common_with_a_brain_is_refused(brain) -> None:
     found = register("p", brain, Volume(noise, np.diag([4.0, 4, 4, 1]), Path("noise"), None))
     with pytest.raises(InputError, match="FLAIR: similarity"):
         judge_registrations("p", {"FLAIR": found}, {ATLAS: 0.9}, force=False)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_brain_of_either_hd_bet_is_that_of_its_mask(brain, tmp_path, version) -> None:
+    """Version 1 writes a mask beside the image; version 2 the image alone, in which a scan may be 0 and below."""
+    inside, rng = brain.array > 0, np.random.default_rng(0)
+    head = np.where(inside, brain.array, 0.2 + 0.05 * rng.random(inside.shape)).astype(np.float32)
+    deep = np.argwhere(binary_erosion(inside, iterations=3))[::300]
+    head[tuple(deep.T)] = np.resize([0.0, -0.1], len(deep))
+    write_volume(tmp_path / "mask.nii.gz", inside.astype(np.uint8), brain.affine)
+    write_volume(tmp_path / "stripped.nii.gz", np.where(inside, head, 0), brain.affine)
+    program, copy = tmp_path / "hd-bet", f"cp '{tmp_path}/stripped.nii.gz' \"$4\""
+    beside = f"cp '{tmp_path}/mask.nii.gz' \"${{4%.nii.gz}}_mask.nii.gz\"" if version == 1 else ""
+    program.write_text("\n".join(["#!/bin/sh", "[ $1 = -i ] && [ $3 = -o ] || exit 2", copy, beside]))
+    program.chmod(0o755)
+    np.testing.assert_array_equal(strip_with_hd_bet("p", program, replace(brain, array=head)), inside)
 
 
 # One brain for all scans

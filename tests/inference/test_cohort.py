@@ -14,7 +14,9 @@ import pytest
 
 from mindgap.data.cohort import Cohort, discover
 from mindgap.errors import InputError, MindgapError, SettingError
+from mindgap.files import write_text
 from mindgap.inference import cohort as module
+from mindgap.inference import status
 from mindgap.inference.cohort import segment_cases
 from mindgap.inference.layout import mask_of
 from mindgap.inference.panel import Panel
@@ -289,7 +291,7 @@ def test_leftovers_of_a_killed_writer_are_removed(anything, many, tmp_path):
     assert not leftover.exists()
 
 
-def test_shards_take_every_case_once_and_the_summary_is_whole(anything, many, tmp_path):
+def test_shards_take_every_case_once_and_the_summary_is_whole(anything, many, tmp_path, monkeypatch):
     out = tmp_path / "out"
     outcomes = [_segment(anything, many, out, shard=Shard(number, 3)) for number in (1, 2, 3)]
     assert [[*o.done, *o.failed] for o in outcomes] == [["A", "D"], ["B", "E"], ["C"]]
@@ -299,6 +301,18 @@ def test_shards_take_every_case_once_and_the_summary_is_whole(anything, many, tm
         "case,status,subset,WT_ml,TC_ml,ET_ml,WT_expected_dice,TC_expected_dice,ET_expected_dice,review,seconds,reason"
     )
     assert [row.split(",")[:2] for row in rows[1:]] == [[c, "failed" if c == "C" else "done"] for c in "ABCDE"]
+    last = out / "status-3-of-3.jsonl"
+    line, wrote = last.read_text(), []
+    last.write_text("")
+
+    def write_and_be_late(path, text):
+        write_text(path, text)
+        wrote.append(text)
+        last.write_text(line)  # another share ends while the table is written
+
+    monkeypatch.setattr(status, "write_text", write_and_be_late)
+    assert write_summary(out).read_text().splitlines() == rows
+    assert len(wrote) == 2
     with pytest.raises(SettingError, match="add --resume"):
         _segment(anything, many, out, shard=Shard(2, 3))
     with pytest.raises(SettingError, match="add --resume"):

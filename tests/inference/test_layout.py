@@ -105,7 +105,10 @@ def test_a_bids_folder_goes_on_and_only_in_its_own_layout(anything, cohort, tmp_
     _segment(anything, cohort, out, layout="bids")
     masks = sorted(out.rglob("*_dseg.nii.gz"))
     masks[0].unlink()
+    about = json.loads((out / "dataset_description.json").read_text()) | {"Authors": ["A. Nonymous"]}
+    (out / "dataset_description.json").write_text(json.dumps(about))
     outcome = _segment(anything, cohort, out, layout="bids", resume=True)
+    assert json.loads((out / "dataset_description.json").read_text()) == about
     assert (outcome.done, outcome.skipped) == (["sub-01_ses-1"], ["sub-01_ses-2"])
     for options in ({}, {"layout": "bids", "probabilities": True}):
         with pytest.raises(SettingError, match="masks made otherwise"):

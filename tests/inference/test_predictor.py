@@ -210,6 +210,32 @@ def test_probabilities_are_the_networks_own(aligned, coverage):
     torch.testing.assert_close(predictor.probabilities(prepared), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("said", ["DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory."])
+def test_where_one_pass_does_not_fit_after_all_tiles_are_taken_or_named(aligned, said, monkeypatch):
+    predictor, case = _load(aligned, "auto"), _case((T1CE, FLAIR), _straight())
+    tiles = _load(aligned, "tiles").segment(case)
+    compute = predictor.probabilities
+
+    lines = [said]
+
+    def short(prepared, *, coverage):
+        if coverage == "whole":
+            raise RuntimeError(lines[-1])
+        return compute(prepared, coverage=coverage)
+
+    monkeypatch.setattr(predictor, "coverage_of", lambda prepared: "whole")
+    monkeypatch.setattr(predictor, "probabilities", short)
+    found = predictor.segment(case)
+    assert found.coverage == "tiles"
+    np.testing.assert_array_equal(found.target, tiles.target)
+    predictor.coverage = "whole"
+    with pytest.raises(MindgapError, match=r"P01: memory ran out .*--coverage tiles"):
+        predictor.segment(case)
+    lines.append("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"):
+        predictor.segment(case)
+
+
 def test_predicting_twice_gives_the_same_and_trains_nothing(aligned):
     predictor, case = _load(aligned), _case((T1CE, FLAIR), _straight())
     before = {name: value.clone() for name, value in predictor.network.state_dict().items()}

@@ -124,7 +124,10 @@ def test_the_reader_sees_what_the_network_did_not_and_is_told():
 def test_a_case_without_reference_is_drawn_without_outline_and_errors():
     figure = draw_overlay(make_picture(reference=False))
     assert not figure.axes[0].collections
-    assert figure.axes[-1].get_title() == "no reference, so no errors"
+    assert [axes.get_title() for axes in figure.axes[3:]] == ["T1, seen", "FLAIR, NOT seen by network"]
+    assert make_picture(reference=False).caption in figure.get_suptitle()
+    alone = draw_overlay(make_picture(names=(), reference=False))
+    assert alone.axes[-1].get_title() == "no reference, so no errors"
     assert to_png(figure, dpi=30).startswith(PNG)
 
 

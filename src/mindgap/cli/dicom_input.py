@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,8 +107,8 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
     with dicom_folder(path) as folder, tempfile.TemporaryDirectory(prefix="mindgap-nifti-") as made:
         proposals = propose(read_series(folder), flags.named())
         _show(proposals)
-        chosen = _choose_needed(case_id, proposals, card)
-        _confirm(flags)
+        chosen = _choose_needed(case_id, proposals, card, decided=flags.named())
+        _confirm(flags, chosen)
         paths = {sequence: Path(made) / f"{case_id}_{sequence.value.lower()}.nii.gz" for sequence in chosen}
         stacks = {sequence: convert_series(series, paths[sequence]) for sequence, series in chosen.items()}
         others = tuple(one.series.name for one in proposals if one.series not in chosen.values())
@@ -120,8 +120,13 @@ def _origin_of(path: Path, series: DicomSeries, others: tuple[str, ...]) -> Orig
     """What a manifest says of a series in place of the file it was converted to, which is gone then."""
     from mindgap.data.case import Origin
     from mindgap.data.folders import visible
+    from mindgap.files import sha256_of
 
-    return Origin(visible(path), series.name, series.uid, series.number, series.description, len(series.slices), others)
+    files = sorted({one.path for one in series.slices})
+    return Origin(
+        visible(path), series.name, series.uid, series.number, series.description, len(series.slices),
+        sha256_of(*files), others,
+    )  # fmt: skip
 
 
 def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:
@@ -149,8 +154,10 @@ def _show(proposals: tuple[Proposal, ...]) -> None:
     print_table(["series", "description", "images", "sequence", "reason"], rows, words=True)
 
 
-def _choose_needed(case_id: str, proposals: tuple[Proposal, ...], card: ModelCard) -> dict[Sequence, DicomSeries]:
-    """The series of the sequences a network uses."""
+def _choose_needed(
+    case_id: str, proposals: tuple[Proposal, ...], card: ModelCard, *, decided: Collection[Sequence]
+) -> dict[Sequence, DicomSeries]:
+    """The series of the sequences a network uses; the user has said what becomes of some."""
     from mindgap.data.dicom_sequence import rivals
     from mindgap.errors import InputError, SettingError
     from mindgap.sequences import format_subset
@@ -171,15 +178,33 @@ def _choose_needed(case_id: str, proposals: tuple[Proposal, ...], card: ModelCar
             found=format_subset(there) if there else "none that was recognised",
             mend=f"name the series by number or uid ({flags}), or name a model that needs fewer sequences",
         )
+    _refuse_unclear(proposals, [sequence for sequence in missing if sequence not in decided])
     say(f"for this model: {', '.join(f'{sequence} = {series.name}' for sequence, series in chosen.items())}")
     return chosen
 
 
-def _confirm(flags: DicomFlags) -> None:
+def _refuse_unclear(proposals: tuple[Proposal, ...], missing: list[Sequence]) -> None:
+    """Ask for what a network could use and what may be there, but is not known to be."""
+    from mindgap.errors import SettingError
+
+    for proposal in proposals:
+        wanted = [sequence for sequence in missing if sequence in proposal.may_be]
+        if proposal.unclear and wanted:
+            flags = [f"--series-{sequence.value.lower()}" for sequence in wanted]
+            word = str(proposal.series.number or proposal.series.uid)
+            raise SettingError(
+                f"{proposal.series.name} may be {' or '.join(map(str, wanted))}, and its headers do not tell: say "
+                f"{' or '.join(f'{flag} {word}' for flag in flags)}, or that there is none of these ("
+                f"{' '.join(f'{flag} none' for flag in flags)})."
+            )
+
+
+def _confirm(flags: DicomFlags, chosen: Collection[Sequence]) -> None:
+    """Have the mapping confirmed, unless the user made all of it."""
     from mindgap.errors import SettingError
 
     say("The images have to be skull-stripped and co-registered, or raw (--raw); conversion does neither.")
-    if flags.yes:
+    if flags.yes or set(chosen) <= set(flags.named()):
         return
     if not sys.stdin.isatty():
         raise SettingError("nobody is there to confirm which series is which: read the table and add --yes.")
@@ -189,7 +214,8 @@ def _confirm(flags: DicomFlags) -> None:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise SettingError(
-            "not confirmed: name the series with --series-t1, --series-t1ce, --series-t2, --series-flair."
+            "not confirmed: name the series with --series-t1, --series-t1ce, --series-t2, --series-flair (none leaves "
+            "a sequence out)."
         )
 
 

@@ -57,6 +57,12 @@ class RawFlags:
 
 
 def _sequence(word: str) -> Sequence | None:
+    from mindgap.errors import SettingError
     from mindgap.sequences import parse_subset
 
-    return None if word == _CHOSEN else parse_subset(word)[0]
+    if word == _CHOSEN:
+        return None
+    named = parse_subset(word)
+    if len(named) > 1:
+        raise SettingError(f"{word} names {len(named)} sequences: --reference and --native take one.")
+    return named[0]

@@ -52,6 +52,8 @@ class Segment:
         entropy: Where to write a map of how unsure the network is, in bits per voxel (0 to 2), of one patient.
         probabilities: Also write the probabilities of WT, TC and ET (float32): beside seg.nii.gz, a 4-D
             seg_probabilities.nii.gz whose .json names the channels; in BIDS a label-ET_probseg for each region.
+        picture: Where to draw the mask of one patient (.png): three planes through the tumour, on the images it was
+            found in. A cohort has its contact sheet without being asked.
         layout: folders: OUT/CASE/CASE_seg.nii.gz. bids: OUT is a BIDS derivative data set, of a cohort or of one case.
         dicom: What only DICOM input takes.
         raw: What only raw scans take.
@@ -75,6 +77,7 @@ class Segment:
     shard: str | None = None
     entropy: Path | None = None
     probabilities: bool = False
+    picture: Path | None = None
     layout: Literal["folders", "bids"] = "folders"
     dicom: Annotated[DicomFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=DicomFlags)
     raw: Annotated[RawFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=RawFlags)
@@ -90,6 +93,7 @@ def run(words: Sequence[str]) -> int:
     raw = settings.raw.options()
     keep_freed_memory()
     from mindgap.cli.confidence import check_entropy_path, print_found, write_entropy
+    from mindgap.cli.picture import check_picture_path, write_picture
     from mindgap.cli.segment_cohort import is_for_cohort, run_cohort
     from mindgap.data.dicom import holds_dicom
 
@@ -103,6 +107,7 @@ def run(words: Sequence[str]) -> int:
 
     assert settings.model is not None
     check_entropy_path(settings.entropy, settings.out, probabilities=settings.probabilities)
+    check_picture_path(settings.picture)
     with _open_case(settings, dicom=dicom) as case:
         found = segment(
             case.files,
@@ -122,6 +127,8 @@ def run(words: Sequence[str]) -> int:
         print_found(found)
         if settings.entropy is not None:
             write_entropy(settings.entropy, found)
+        if settings.picture is not None:
+            write_picture(settings.picture, found, case.files, settings.model.resolve().name)
         say(f"wrote {settings.out} (labels {settings.labels}; research use only)")
         if settings.dicom.dicom_seg is not None:  # last: where it cannot be written, the mask is there all the same
             write_dicom_seg(settings.dicom.dicom_seg, found, case)

@@ -48,8 +48,9 @@ def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
     assert settings.model is not None
     if any(path is not None for path in (settings.t1, settings.t2, settings.t1ce, settings.flair)):
         raise SettingError(f"{settings.case} is a cohort: --t1 --t2 --t1ce --flair name the files of one patient.")
-    if settings.entropy is not None:
-        raise SettingError("--entropy is for one patient: name a case folder, or leave it out.")
+    for flag, path in (("--entropy", settings.entropy), ("--picture", settings.picture)):
+        if path is not None:
+            raise SettingError(f"{flag} is for one patient: name a case folder, or leave it out.")
     if is_nifti(settings.out):
         raise SettingError(f"{settings.case} is a cohort, whose masks go into a folder: name it with -o OUTDIR.")
     begun = cache(ProgressLine)  # its clock runs from the first picture, not from the first case

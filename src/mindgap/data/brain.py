@@ -66,9 +66,14 @@ def choose_brain(*, already_stripped: bool, mask: Path | None, hd_bet: Path | No
 def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bool_]:
     """The brain of an image, by hd-bet in a process of its own.
 
+    Version 1 writes a mask beside the stripped image, version 2 the image alone unless it is asked: there the brain is
+    what is not exactly 0, with its holes filled, since a scan may ring below 0 within the brain.
+
     Raises:
         InputError: hd-bet fails, or finds nothing.
     """
+    from scipy.ndimage import binary_fill_holes
+
     with tempfile.TemporaryDirectory(prefix="mindgap-brain-") as folder:
         scan, out = Path(folder) / "scan.nii.gz", Path(folder) / "brain.nii.gz"
         write_volume(scan, volume.array, volume.affine)
@@ -85,7 +90,8 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
                 found=f"none ({failure})",
                 mend="run hd-bet by hand on this scan, or give --brain-mask FILE",
             )
-        brain = read_volume(out, case=case).array > 0
+        mask = out.with_name("brain_mask.nii.gz")
+        brain = read_volume(mask if mask.is_file() else out, case=case).array != 0
     if not brain.any() or brain.shape != volume.array.shape:
         raise InputError(
             case=f"{case}: {volume.path.name}",
@@ -93,7 +99,8 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
             found=f"{int(brain.sum())} voxels in the shape {brain.shape}",
             mend="look at the scan (is it a head?), or give --brain-mask FILE",
         )
-    return brain
+    filled: NDArray[np.bool_] = binary_fill_holes(brain)
+    return filled
 
 
 def brain_of_stripped(array: NDArray[np.float32]) -> tuple[NDArray[np.bool_], int]:

@@ -58,6 +58,7 @@ class Origin:
         number: SeriesNumber; None where there is none.
         description: SeriesDescription.
         images: How many it has.
+        sha256: Of its files, one after the other in the order of their paths.
         others: Names of the series that were left out.
     """
 
@@ -67,6 +68,7 @@ class Origin:
     number: int | None
     description: str
     images: int
+    sha256: str
     others: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
@@ -74,6 +76,7 @@ class Origin:
         about = {"name": self.name, "uid": self.uid, "number": self.number, "description": self.description}
         return {
             "file": str(self.file),
+            "sha256": self.sha256,
             "series": {**about, "images": self.images},
             "other_series": list(self.others),
         }
@@ -202,10 +205,7 @@ class Case:
         for volume in list(self.images.values())[1:]:
             _check_grid(self.case_id, volume, self.reference, force=force)
         for sequence, volume in self.images.items():
-            voxel_ml = volume_of_voxel_ml(volume.affine)
-            no_head = volume.array.size * voxel_ml > 1e6  # a cubic metre: units are wrong, which is said elsewhere
-            largest = math.inf if force or no_head else MOST_BRAIN_ML / voxel_ml
-            _check_voxels(f"{self.case_id}: {sequence} ({volume.path.name})", volume.array, largest)
+            check_stripped(f"{self.case_id}: {sequence} ({volume.path.name})", volume, force=force)
         if self.target is not None:
             _check_target(self.case_id, self.target, self.reference)
 
@@ -265,8 +265,21 @@ def _check_grid(case_id: str, volume: Volume, reference: Volume, *, force: bool)
         )
 
 
-def _check_voxels(case: str, array: NDArray[np.float32], largest: float) -> None:
-    """Refuse what no MRI looks like; minimum and maximum carry NaN and infinity along, so two passes do."""
+def check_stripped(case: str, volume: Volume, *, force: bool) -> None:
+    """Refuse what no skull-stripped MRI looks like.
+
+    Args:
+        case: Whose volume, for messages.
+        volume: It.
+        force: Let more than a brain through.
+
+    Raises:
+        InputError: Voxels are not finite or all the same, mostly empty, more than a brain, negative or labels.
+    """
+    array, voxel_ml = volume.array, volume_of_voxel_ml(volume.affine)
+    no_head = array.size * voxel_ml > 1e6  # a cubic metre: units are wrong, which is said elsewhere
+    largest = math.inf if force or no_head else MOST_BRAIN_ML / voxel_ml
+    # minimum and maximum carry NaN and infinity along, so two passes do
     with np.errstate(invalid="ignore"):
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
     strip = "give skull-stripped images with background 0"
@@ -288,12 +301,17 @@ def _check_voxels(case: str, array: NDArray[np.float32], largest: float) -> None
         expected = f"a brain on background 0, of at most {MOST_BRAIN_ML / 1000:g} L"
         found = f"{litres:.1f} L above 0, as in a head with its skull or with noise around it"
         mend = f"{strip}, or take raw scans with --raw and --hd-bet or --brain-mask; --force takes it as it is"
-    elif low >= 0 and high <= LARGEST_LABEL and np.array_equal(array, np.rint(array)):
+    elif holds_labels(array):
         expected, found = "grey values", f"nothing but whole numbers from 0 to {high:g}, as in a label map or a mask"
         mend = "give the image itself; a segmentation is named *seg*"
     else:
         return
     raise InputError(case=case, expected=expected, found=found, mend=mend)
+
+
+def holds_labels(array: NDArray[np.float32]) -> bool:
+    """Whether a volume holds few whole numbers, as a label map or a mask does and no image."""
+    return bool(array.min() >= 0 and array.max() <= LARGEST_LABEL and np.array_equal(array, np.rint(array)))
 
 
 def _check_target(case_id: str, target: NDArray[np.uint8], reference: Volume) -> None:

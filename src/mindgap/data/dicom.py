@@ -6,11 +6,13 @@ decided in :mod:`mindgap.data.dicom_sequence`, where its slices lie in :mod:`min
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,7 @@ class DicomSeries:
         image_type: ImageType, such as ORIGINAL, PRIMARY, M.
         contrast: ContrastBolusAgent, "" where none is named.
         echo_ms: EchoTime.
+        echoes_ms: Every EchoTime among its images, the shortest first.
         repetition_ms: RepetitionTime.
         inversion_ms: InversionTime.
         diffusion: Whether a diffusion weighting (b above 0) is given.
@@ -84,6 +87,7 @@ class DicomSeries:
     inversion_ms: float | None
     diffusion: bool
     slices: tuple[Slice, ...]
+    echoes_ms: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -134,7 +138,7 @@ def dicom_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             _unpack(path, folder)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError, EOFError, OSError) as error:
             raise InputError(
                 case=path.name,
                 expected="a whole .zip without a password",
@@ -182,7 +186,7 @@ def _unpack(path: Path, folder: Path) -> None:
         for member in members:
             name = PurePosixPath(member.filename.replace("\\", "/"))
             link = stat.S_ISLNK(member.external_attr >> 16)
-            if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or link:
+            if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]) or link:
                 raise InputError(
                     case=path.name,
                     expected="files inside the archive's own folder",
@@ -264,13 +268,14 @@ def _check_patient(folder: Path, headers: list[Any]) -> None:
 
 
 def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSeries:
-    slices, diffusion, first = [], False, None
+    slices, diffusion, first, echoes = [], False, None, set[float]()
     for path, header in members:
         with _reading(path, folder):
             several = has_frames(header)
             for frame, one in enumerate(frame_headers(header) if several else [header]):
                 slices.append(_slice(path, one, frame if several else None))
                 diffusion = diffusion or (_number(one, "DiffusionBValue") or 0.0) > 0
+                echoes |= {round(echo, 2) for echo in [_number(one, "EchoTime")] if echo}
                 first = one if first is None else first
     path, header = members[0][0], first
     with _reading(path, folder):
@@ -289,6 +294,7 @@ def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSer
             inversion_ms=_number(header, "InversionTime"),
             diffusion=diffusion,
             slices=tuple(slices),
+            echoes_ms=tuple(sorted(echoes)),
         )
 
 

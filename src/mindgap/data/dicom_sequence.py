@@ -29,6 +29,7 @@ class Proposal:
         reason: Why, or why not.
         aside: It is none of the four (a localizer, a map, ...); otherwise None means that the user is asked.
         contested: The sequence that other series are taken for as well.
+        may_be: Which it can be, where the user is asked.
     """
 
     series: DicomSeries
@@ -36,6 +37,12 @@ class Proposal:
     reason: str
     aside: bool = False
     contested: Sequence | None = None
+    may_be: tuple[Sequence, ...] = SEQUENCES
+
+    @property
+    def unclear(self) -> bool:
+        """Whether only the user can tell what it is."""
+        return self.sequence is None and not self.aside and self.contested is None
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ _WITHOUT_CONTRAST = (
     r"(?:[ _-]*(?:contrast|gd|gado?\w*|km|ce|inj\w*|c))?"
 )
 _UNCLEAR_CONTRAST = "c"  # "T1-C" is written for both
+_EITHER_T1 = (Sequence.T1, Sequence.T1CE)
 _NO_AGENT = {"", "none", "no", "n", "na", "n/a", "0", "without", "no contrast", "unknown"}
 
 
@@ -149,6 +157,9 @@ def propose_one(series: DicomSeries) -> Proposal:
     aside = _why_aside(series)
     if aside is not None:
         return Proposal(series, None, aside, aside=True)
+    if len(series.echoes_ms) > 1:
+        echoes = " and ".join(f"{echo:g}" for echo in series.echoes_ms)
+        return Proposal(series, None, f"images of several echo times (TE {echoes} ms): ask")
     rule, words = _rule_of(series), _words_of(series)
     times = _times(series)
     if rule is not None and rule.weighting is None and not words:
@@ -256,11 +267,11 @@ def _with_contrast(series: DicomSeries, weighting: Sequence, reason: str) -> Pro
     called = _match(_WITH_CONTRAST, text.replace(without, " ") if without else text)
     if without and (agent or called):
         what = f"the header names the agent {agent}" if agent else f'also "{called}"'
-        return Proposal(series, None, f'T1 called "{without}", but {what}: ask')
+        return Proposal(series, None, f'T1 called "{without}", but {what}: ask', may_be=_EITHER_T1)
     if agent or called:
         return Proposal(series, Sequence.T1CE, f"{reason}; " + (f"agent {agent}" if agent else f'called "{called}"'))
     if _match(_UNCLEAR_CONTRAST, text):
-        return Proposal(series, None, 'T1 called "c", with or without contrast: ask')
+        return Proposal(series, None, 'T1 called "c", with or without contrast: ask', may_be=_EITHER_T1)
     return Proposal(series, Sequence.T1, f"{reason}; no contrast agent named")
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -47,7 +50,10 @@ _READ_ERRORS = (
     _ISAL_ERROR,
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
 )
+_HERE = threading.local()
+nib.imageglobals.logger.addFilter(lambda record: not getattr(_HERE, "opening", False))
 
 
 @dataclass(frozen=True)
@@ -302,7 +308,8 @@ def is_own_mask(path: Path) -> bool:
     if not comes_from_mask(path):
         return False
     try:
-        image: Any = nib.load(path)
+        with _unheard():
+            image: Any = nib.load(path)
         known = [_comment(item).get(_VOXELS) for item in image.header.extensions]
         stored = np.asarray(image.dataobj)
     except (*_READ_ERRORS, AttributeError):
@@ -343,7 +350,8 @@ def _image_like(like: Volume, array: NDArray[Any], description: bytes) -> Any:
 
 def _description_of(path: Path) -> bytes:
     try:
-        header: Any = nib.load(path).header
+        with _unheard():
+            header: Any = nib.load(path).header
         return bytes(header["descrip"].tobytes().rstrip(b"\0"))
     except (*_READ_ERRORS, KeyError, IndexError):
         return b""
@@ -366,12 +374,23 @@ def doubt_about_grid(volume: Volume) -> str:
     return f"sform and qform of {volume.path.name} lie up to {apart_mm:.3g} mm apart: the sform was taken"
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What nibabel would say of a header in its own words: what matters of it is an error of ours, in one line."""
+    _HERE.opening = True
+    try:
+        yield
+    finally:
+        _HERE.opening = False
+
+
 def _open(path: Path, case: str) -> Any:
     if not path.is_file():
         raise InputError(case=case, expected=f"a file at {path}", found="none", mend="correct the path")
     try:
-        image: Any = _load(path)
-        edges = _stored_edges(image, path)
+        with _unheard():
+            image: Any = _load(path)
+            edges = _stored_edges(image, path)
     except _READ_ERRORS as error:
         raise _unreadable(path, case, error) from error
     if 0 in edges:

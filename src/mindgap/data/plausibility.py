@@ -39,6 +39,10 @@ def judge_registrations(
             hopeless.append(f"{name}: similarity {found.after:.3f}, rotation {found.rotation_deg:.0f} degrees")
         elif found.after < _GOOD_BETWEEN_STRIPPED and name in overlap and name != ATLAS:
             doubtful.append(f"{name}: similarity {found.after:.2f}; is it of the same patient?")
+        elif found.after < _GOOD_BETWEEN_STRIPPED and name not in overlap and found.is_as_found:
+            doubtful.append(
+                f"{name}: similarity {found.after:.2f}, and no other place was better; do they lie together?"
+            )
     for name, value in overlap.items():
         good, least = (_GOOD_OVERLAP, _LEAST_OVERLAP) if name == ATLAS else (_GOOD_BETWEEN, _LEAST_BETWEEN)
         if value < good:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
-from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case
+from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case, check_stripped, holds_labels
 from mindgap.data.nifti import Volume, check_head, read_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.registration import Registration, register, resample, to_itk
@@ -106,7 +106,7 @@ def to_atlas_grid(
     names = {sequence: f"{case_id}: {sequence} ({volume.path.name})" for sequence, volume in images.items()}
     for sequence, volume in images.items():
         check_head(case_id, volume)
-        _check(names[sequence], volume, stripped=options.brain.already_stripped)
+        _check(names[sequence], volume, stripped=options.brain.already_stripped, force=force)
     first = _named(case_id, options.reference, images) or choose_reference(images)
     native = _named(case_id, options.native, images) or first
     given = None if options.brain.mask is None else _given_brain(case_id, images, options.brain.mask)
@@ -158,7 +158,7 @@ def to_atlas_grid(
         "seconds": _spent(began, registration=together, brain=found_brain, atlas=time.perf_counter()),
     }
     to_atlas = np.linalg.inv(ways[native] @ home.matrix).astype(np.float64)
-    return RawCase(Case(case_id, placed), images[native], to_atlas, record, tuple(lines))
+    return RawCase(Case(case_id, placed, force=force), images[native], to_atlas, record, tuple(lines))
 
 
 def _lay(
@@ -227,7 +227,10 @@ def _named(case_id: str, sequence: Sequence | None, images: Mapping[Sequence, Vo
     )
 
 
-def _check(case: str, volume: Volume, *, stripped: bool) -> None:
+def _check(case: str, volume: Volume, *, stripped: bool, force: bool) -> None:
+    if stripped:
+        check_stripped(case, volume, force=force)
+        return
     array = volume.array
     if not (array.size and np.isfinite(array).all() and array.min() < array.max()):
         raise InputError(
@@ -236,14 +239,20 @@ def _check(case: str, volume: Volume, *, stripped: bool) -> None:
             found="NaN or infinite voxels, or the same value everywhere",
             mend="convert the scan again, or leave the sequence out",
         )
-    if stripped or array.max() <= 0:
-        _check_negative(case, array)
     if array.max() <= 0:
+        _check_negative(case, array)
         raise InputError(
             case=case,
             expected="background 0 and brain above it",
             found="no voxel above 0",
             mend="give the right file, or leave this sequence out",
+        )
+    if holds_labels(array):
+        raise InputError(
+            case=case,
+            expected="grey values",
+            found=f"nothing but whole numbers from 0 to {array.max():g}, as in a label map or a mask",
+            mend="give the image itself; a segmentation is named *seg*",
         )
 
 

@@ -42,6 +42,11 @@ class Registration:
     after: float
 
     @property
+    def is_as_found(self) -> bool:
+        """Whether no end was better than the headers' own geometry, which was kept."""
+        return bool(np.array_equal(self.matrix, np.eye(4)))
+
+    @property
     def rotation_deg(self) -> float:
         """Angle of the rotation."""
         return float(np.degrees(np.arccos(np.clip((np.trace(self.matrix[:3, :3]) - 1) / 2, -1, 1))))

@@ -102,12 +102,12 @@ def segment_cases(
     open_folder(out, shard, identity, resume=resume)
     if layout == "bids":
         open_bids(out, [files.case_id for files in cohort.cases])
-    known = read_status(out)
     outcome = Outcome()
     cases = {files.case_id: files for files in cohort.cases}
     mine = shard.share({*cases, *cohort.rejected})
     share = f"share {shard.number}/{shard.count} of {out}"
     with hold(out / f".{shard.status_name}.lock", what=share), StatusBook(out, shard) as book:
+        known = read_status(out)  # of whoever held this share before, to its last line
         run = _Run(panel, out, convention, force, book, cases_written(out), outcome, layout, probabilities, raw)
         waiting = []
         for case_id in mine:

@@ -21,7 +21,7 @@ from mindgap.errors import MindgapError
 from mindgap.evaluation.calibration import DiceModel, Temperature, expected_dice, scale_classes, scale_regions
 from mindgap.evaluation.conformal import highest_level, volume_interval, volume_residual
 from mindgap.files import read_json, write_json
-from mindgap.inference.estimate import Estimate
+from mindgap.inference.estimate import NO_TUMOUR, Estimate
 from mindgap.inference.familiarity import Features, Strangeness, describe_image, strangeness
 from mindgap.inference.predictor import Segmentation
 from mindgap.regions import REGIONS, Region, region_mask
@@ -252,7 +252,7 @@ def _reasons(
 ) -> tuple[str, ...]:
     reasons = []
     if not segmentation.target.any():
-        reasons.append("no tumour was found")
+        reasons.append(NO_TUMOUR)
     elif dice[Region.WT] < below:
         reasons.append(f"expected Dice of WT {dice[Region.WT]:.2f} is below {below:.2f}")
     if strange is not None and strange.is_strange:

@@ -11,6 +11,9 @@ from mindgap.evaluation.conformal import VolumeInterval
 from mindgap.inference.familiarity import Strangeness
 from mindgap.regions import Region
 
+NO_TUMOUR = "no tumour was found"
+"""Why a mask that is empty is to be looked at."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -40,7 +43,9 @@ class Estimate:
 
     def of_mask(self, volumes_ml: Mapping[Region, float]) -> Estimate:
         """What can be said when the mask was brought to another grid: nothing of the Dice of what is empty there."""
-        return replace(self, dice={r: v if volumes_ml[r] > 0 else math.nan for r, v in self.dice.items()})
+        gone = not any(volumes_ml.values()) and NO_TUMOUR not in self.review
+        dice = {r: v if volumes_ml[r] > 0 else math.nan for r, v in self.dice.items()}
+        return replace(self, dice=dice, review=(NO_TUMOUR, *self.review) if gone else self.review)
 
     def to_plain(self) -> dict[str, Any]:
         """For the manifest of a mask."""

@@ -85,8 +85,10 @@ def open_bids(out: Path, case_ids: Iterable[str]) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [made],
     }
-    write_json(out / _ABOUT, description)
-    write_text(out / ".bidsignore", _BIDSIGNORE)
+    if not (out / _ABOUT).exists():  # whoever added authors, or files to be ignored, keeps them
+        write_json(out / _ABOUT, description)
+    if not (out / ".bidsignore").exists():
+        write_text(out / ".bidsignore", _BIDSIGNORE)
 
 
 def describe_bids(mask: Path, record: Mapping[str, Any], convention: LabelConvention) -> None:

@@ -18,7 +18,7 @@ from mindgap.data.case import Case
 from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
-from mindgap.errors import InputError, SettingError
+from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.inference.decision import highest_expected_dice
 from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib, outputs_per_voxel
 from mindgap.inference.estimate import Estimate
@@ -26,7 +26,7 @@ from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predic
 from mindgap.networks import head_of
 from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import Decision, ModelCard, TrainedNetwork, load_network
-from mindgap.processor import available_memory_gib, detect_processor
+from mindgap.processor import available_memory_gib, detect_processor, is_short_of_memory
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
 from mindgap.sequences import SUBSETS, Subset, format_subset, make_subset
 
@@ -194,8 +194,7 @@ class Predictor:
         used = self.serve(case.case_id, case.sequences, subset)
         chosen = case.only(used)
         prepared = prepare_case(chosen, self.preparation)
-        coverage = self.coverage_of(prepared)  # once: computing changes how much memory is free
-        maps = self.probabilities(prepared, coverage=coverage)
+        maps, coverage = self._maps(case.case_id, prepared)
         target = self._classes_at_home(maps, prepared.placement)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
@@ -208,6 +207,20 @@ class Predictor:
             placement=prepared.placement,
             coverage=coverage,
         )
+
+    def _maps(self, case_id: str, prepared: PreparedCase) -> tuple[Tensor, Coverage]:
+        """Probabilities and how they were computed: in tiles after all where one pass turns out not to fit."""
+        coverage = self.coverage_of(prepared)  # once: computing changes how much memory is free
+        try:
+            return self.probabilities(prepared, coverage=coverage), coverage
+        except (RuntimeError, MemoryError) as error:
+            if not is_short_of_memory(error):
+                raise
+            if coverage == "tiles" or self.coverage != "auto":
+                device = "--device cpu, or " if self.processor.device == "cuda" else ""
+                helps = "a machine with more of it" if coverage == "tiles" else "--coverage tiles"
+                raise MindgapError(f"{case_id}: memory ran out while segmenting it: take {device}{helps}.") from error
+        return self.probabilities(prepared, coverage="tiles"), "tiles"
 
     def classes(self, probabilities: Float[Tensor, "R i j k"]) -> NDArray[np.uint8]:
         """The mask that region probabilities stand for, by the rule of the model folder and of the network's head."""

@@ -30,6 +30,7 @@ from mindgap.data.nifti import (
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import explain_unwritten, remove_leftovers, sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate
+from mindgap.inference.estimate import NO_TUMOUR
 from mindgap.inference.predictor import Predictor, Segmentation
 from mindgap.regions import LabelConvention
 from mindgap.sequences import SEQUENCES, FileName, format_subset, read_filenames
@@ -204,7 +205,7 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         **({"raw": found.reading.raw} if found.reading.raw else {}),
         "warnings": warnings_about(found),
-        "versions": _versions(),
+        "versions": _versions(found, predictor),
     }
     write_json(manifest_of(path), record)
     return record
@@ -241,7 +242,7 @@ def warnings_about(found: Found) -> list[str]:
                 f"{case.sequences[0]} was taken for both (--force)"
             )
     if not found.segmentation.target.any():
-        lines.append("no tumour was found")
+        lines.append(NO_TUMOUR)
     return lines
 
 
@@ -256,7 +257,7 @@ def _describe_input(found: Found, predictor: Predictor) -> dict[str, Any]:
                 "file": place_of(images[sequence].path),
                 "channel": images[sequence].channel,
                 "sha256": found.reading.sha256[images[sequence].path],
-                **(origins[sequence].to_plain() if sequence in origins else {}),
+                **(origins[sequence].to_plain() if sequence in origins else {}),  # the series
             }
             for sequence in used
         },
@@ -293,11 +294,19 @@ def _describe_network(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(found: Found, predictor: Predictor) -> dict[str, str]:
+    """Of whatever took part."""
+    took_part = {
+        "openvino": predictor.choice.name == "openvino",
+        "SimpleITK": bool(found.reading.raw),
+        "dcm2niix": bool(found.reading.files.origins),
+        "pydicom": bool(found.reading.files.origins),
+    }
     return {
         "mindgap": importlib.metadata.version("mindgap"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "nibabel": nib.__version__,
+        **{package: importlib.metadata.version(package) for package, there in took_part.items() if there},
     }

@@ -204,8 +204,16 @@ def write_summary(out: Path) -> Path:
     """Write summary.csv, one row per case, from the books.
 
     Columns: case, status, subset, volumes in mL, expected Dice and why to review (empty without a calibrated network),
-    seconds for reading, computing and writing together, reason.
+    seconds for reading, computing and writing together, reason. It is written again where a share added a line
+    meanwhile, so that the last of several shares to end leaves all of them in it.
     """
+    length = -1
+    while length != (length := sum(book.stat().st_size for book in _books(out))):
+        _write_summary(out)
+    return out / SUMMARY
+
+
+def _write_summary(out: Path) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -218,7 +226,6 @@ def write_summary(out: Path) -> Path:
         review = "; ".join(line.review)
         writer.writerow([line.case, line.status, line.subset, *volumes, *expected, review, seconds, line.reason])
     write_text(out / SUMMARY, buffer.getvalue())
-    return out / SUMMARY
 
 
 def _attempts(out: Path) -> list[CaseStatus]:

@@ -41,6 +41,8 @@ def unseen_for_reader(picture: Picture) -> str | None:
 def draw_overlay(picture: Picture) -> Figure:
     """Axial, coronal and sagittal planes through the tumour, and below the plain images and the errors.
 
+    Where there is no reference the caption stands in the place of the errors, above the planes.
+
     The axial plane is the one with the largest reference WT area (predicted, where there is no reference), and
     the two others run through its fullest row and column. Radiological convention: the patient's right is on
     the left of the screen.
@@ -51,7 +53,8 @@ def draw_overlay(picture: Picture) -> Figure:
     scene = Scene.of(picture)
     main = _best_seen(picture)
     unseen = unseen_for_reader(picture)
-    lower = [*_ranked(picture, picture.seen), *([unseen] if unseen else []), None]  # None: the errors
+    known = [*_ranked(picture, picture.seen), *([unseen] if unseen else [])]
+    lower = [*known, None] if picture.reference is not None or not known else known  # None: the errors
 
     sizes = [scene.extent_mm(view) for view in VIEWS]
     widths, heights = [width for width, _ in sizes], [height for _, height in sizes]
@@ -73,6 +76,8 @@ def draw_overlay(picture: Picture) -> Figure:
         _show_lower(figure.add_subplot(grid[0, column]), scene, picture, name)
     _add_legend(figure, has_reference=picture.reference is not None)
     headline = f"{picture.case_id}  ·  {picture.model}  ·  saw {', '.join(picture.seen)}"
+    if picture.reference is None and picture.caption:
+        headline += f"\n{picture.caption}"
     figure.suptitle(headline, fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
     return figure
 

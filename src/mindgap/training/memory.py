@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mindgap.errors import MindgapError
-
-_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+from mindgap.processor import is_short_of_memory
 
 
 class MemoryShort(MindgapError):
@@ -48,8 +47,7 @@ def explain_shortage(error: BaseException, *, batch: int, accumulate: int, recom
         recompute: Whether activations are recomputed already.
         crop: Side of the crops.
     """
-    short = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(s in str(error).lower() for s in _SIGNS)
-    if not short:
+    if not is_short_of_memory(error):
         return None
     helps = []
     larger = next((k for k in range(accumulate + 1, batch + 1) if batch % k == 0), None)

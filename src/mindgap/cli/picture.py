@@ -1,0 +1,60 @@
+"""A mask to be looked at: three planes through the tumour, as mindgap segment draws them for one patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindgap.cli.terminal import say
+
+if TYPE_CHECKING:
+    from mindgap.data.case import CaseFiles
+    from mindgap.data.nifti import Volume
+    from mindgap.inference.predictor import Segmentation
+    from mindgap.sequences import Sequence
+
+
+def check_picture_path(path: Path | None) -> None:
+    """Refuse, before any work, a name that is none of a PNG file, or a place that cannot be.
+
+    Raises:
+        SettingError: It is one of these.
+    """
+    from mindgap.errors import SettingError
+
+    if path is not None and path.suffix.lower() != ".png":
+        raise SettingError(f"{path} has no name of a picture: let it end in .png.")
+    if path is not None and path.is_dir():
+        raise SettingError(f"{path} is a folder: name a file.")
+
+
+def write_picture(path: Path, found: Segmentation, files: CaseFiles, model: str) -> None:
+    """Draw a mask on the images the network saw that lie on its grid, and say so.
+
+    Args:
+        path: The picture, which is replaced.
+        found: The mask.
+        files: The case; of raw scans only the one whose grid the mask has can be drawn below it.
+        model: Name of the network.
+    """
+    from mindgap.data.brain import lies_on
+    from mindgap.report.figures import draw_overlay, save_png
+    from mindgap.report.scene import Picture
+
+    volumes = {str(sequence): _read(files, sequence) for sequence in found.subset}
+    images = {name: volume.array for name, volume in volumes.items() if lies_on(found.like, volume)}
+    sizes = " · ".join(f"{region} {ml:.1f}" for region, ml in found.volumes_ml.items())
+    caption = f"predicted {sizes} mL" if found.target.any() else "no tumour found"
+    if found.confidence is not None and found.confidence.review:
+        caption += f"\nplease review: {'; '.join(found.confidence.review)}"
+    picture = Picture(found.case_id, caption, model, tuple(volumes), images, None, found.target, found.like.affine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(draw_overlay(picture), path)
+    say(f"wrote {path}")
+
+
+def _read(files: CaseFiles, sequence: Sequence) -> Volume:
+    from mindgap.data.nifti import read_volume
+
+    source = files.images[sequence]
+    return read_volume(source.path, case=files.case_id, channel=source.channel)
