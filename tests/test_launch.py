@@ -161,6 +161,22 @@ def test_states_come_from_the_queue_and_from_what_jobs_leave_behind(tmp_path, mo
     assert set(read_json(tmp_path / JOBS)) == set(numbers)
 
 
+def test_what_waits_for_a_failed_job_is_blocked_and_makes_room_for_its_second_try(tmp_path, monkeypatch):
+    write_json(tmp_path / JOBS, {name: {"name": name, "job_id": f"7_{n}"} for n, name in enumerate(("stuck", "waits"))})
+    squeue(tmp_path, monkeypatch, "7_0 PENDING DependencyNeverSatisfied\n7_1 PENDING Dependency")
+    assert states(tmp_path) == {"stuck": "blocked", "waits": "pending"}
+    for name, text in {"scancel": f'echo "$@" > {tmp_path}/cancelled', "sbatch": "echo job 9", "srun": ":"}.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    (launched,) = launch([Job("stuck", (("doctor",),))], tmp_path, Resources())
+    assert launched.job_id == "9"
+    assert (tmp_path / "cancelled").read_text() == "7_0\n"
+    assert read_json(tmp_path / JOBS)["stuck"]["job_id"] == "9"
+    with pytest.raises(SettingError, match=r"waits in .* is queued or running already"):
+        launch([Job("waits", (("doctor",),))], tmp_path, Resources())
+
+
 def test_no_cluster_is_said(tmp_path, monkeypatch):
     write_json(tmp_path / JOBS, {"a": {"name": "a", "job_id": "1"}})
     monkeypatch.setenv("PATH", str(tmp_path))

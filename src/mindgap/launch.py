@@ -18,7 +18,10 @@ from mindgap.files import read_json, write_json
 JOBS = "jobs.json"
 _LOGS = "slurm"
 _REQUEUES = 1000  # a long training may pass its time limit again and again
+_NEVER = "DependencyNeverSatisfied"  # why a job stays in the queue for ever when one that it waits for has failed
 _ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
+_WORDS = {"RUNNING": "running", "COMPLETING": "running", _NEVER: "blocked"}
+"""What the states of the queue are called here; pending all others."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def launch(
     """Queue jobs as one array and write down what was queued in ``folder/jobs.json``.
 
     Args:
-        jobs: What to run; names are new in the folder, or take the place of a job that is over.
+        jobs: What to run; names are new in the folder, or take the place of a job that is over, or that is blocked and
+            is taken out of the queue.
         folder: Where logs and ``jobs.json`` lie; jobs start in the present working directory.
         resources: Of each job.
         after: Numbers of jobs that have to end well first; if one fails, these are never started.
@@ -121,9 +125,11 @@ def launch(
         return []
     submitit = _submitit()
     known = _read_jobs(folder)
-    active = {name for name, state in states(folder).items() if state in ("pending", "running")}
+    found = states(folder)
+    active = {name for name, state in found.items() if state in ("pending", "running")}
     if active & set(names):
         raise SettingError(f"{', '.join(sorted(active & set(names)))} in {folder} is queued or running already.")
+    _cancel([known[name]["job_id"] for name in names if found.get(name) == "blocked"])
     executor = submitit.SlurmExecutor(folder=folder / _LOGS, max_num_timeout=_REQUEUES)
     name = names[0] if len(names) == 1 else folder.name
     executor.update_parameters(**_parameters(resources, after, name=name), array_parallelism=at_once)
@@ -141,9 +147,10 @@ def launch(
 
 
 def states(folder: Path) -> dict[str, str]:
-    """State of every job of a folder: pending, running, done, failed, or lost (ended without a word).
+    """State of every job of a folder: pending, running, blocked, done, failed, or lost (ended without a word).
 
-    It asks the queue and reads what jobs leave behind, and needs no accounting.
+    Blocked is what still stands in the queue and never starts, because a job that it waits for has failed. It asks the
+    queue and reads what jobs leave behind, and needs no accounting.
     """
     known = _read_jobs(folder)
     if not known:
@@ -155,7 +162,7 @@ def states(folder: Path) -> dict[str, str]:
         paths = submitit.core.utils.JobPaths(folder / _LOGS, job_id=job["job_id"])
         waiting = queue.get(job["job_id"])
         if waiting is not None:
-            found[name] = "running" if waiting in ("RUNNING", "COMPLETING") else "pending"
+            found[name] = _WORDS.get(waiting, "pending")
         elif paths.result_pickle.is_file():
             outcome, _ = submitit.core.utils.pickle_load(paths.result_pickle)
             found[name] = "done" if outcome == "success" else "failed"
@@ -278,17 +285,29 @@ def _submitit() -> Any:
 
 
 def _queue() -> dict[str, str]:
-    """SLURM's states of what is queued or running, by number."""
+    """SLURM's states of what is queued or running, by number; the reason of what never starts."""
     try:
         done = subprocess.run(
-            ["squeue", "--noheader", "--array", "--format", "%i %T"], capture_output=True, text=True, check=True
+            ["squeue", "--noheader", "--array", "--format", "%i %T %r"], capture_output=True, text=True, check=True
         )
     except FileNotFoundError as error:
         raise MindgapError("SLURM is not here: squeue was not found. Use a login node of the cluster.") from error
     except subprocess.CalledProcessError as error:
         raise MindgapError(f"the cluster does not answer: {error.stderr.strip()}") from error
-    pairs = [line.split() for line in done.stdout.splitlines() if line.strip()]
-    return {number: state for number, state in pairs if state in _ACTIVE}
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    return {number: _NEVER if _NEVER in reason else state for number, state, *reason in lines if state in _ACTIVE}
+
+
+def _cancel(numbers: Sequence[str]) -> None:
+    """Take jobs out of the queue."""
+    if not numbers:
+        return
+    try:
+        subprocess.run(["scancel", *numbers], capture_output=True, text=True, check=True)
+    except FileNotFoundError as error:
+        raise MindgapError("SLURM is not here: scancel was not found. Use a login node of the cluster.") from error
+    except subprocess.CalledProcessError as error:
+        raise MindgapError(f"the cluster does not take {', '.join(numbers)} out: {error.stderr.strip()}") from error
 
 
 def _has_ended(pid: int) -> bool:

@@ -46,6 +46,7 @@ from mindgap.training.folder import RunFolder
 from mindgap.training.loop import Training
 from mindgap.training.optimisation import blend_states
 from mindgap.training.processes import agree_to_stop, leave, make_accelerator, stop_request
+from mindgap.training.turn import alone_in
 from mindgap.training.validation import mean_scores, validate
 
 Progress = Callable[[int, int, str], None]
@@ -97,9 +98,16 @@ def train(
         say: Takes lines worth reading (counts, validations, warnings).
 
     Raises:
-        SettingError: Settings and data do not go together.
+        SettingError: Settings and data do not go together, or another training is at work in ``out``.
         Interrupted: SIGTERM or Ctrl-C came; everything is saved.
     """
+    with alone_in(out, say=say):
+        return _train(experiment, out, resume=resume, progress=progress, say=say)
+
+
+def _train(
+    experiment: Experiment, out: Path, *, resume: bool, progress: Progress, say: Callable[[str], None]
+) -> TrainingResult:
     began = time.perf_counter()
     session = open_session(experiment, out, resume=resume, say=say)
     training, writes = session.training, session.accelerator.is_main_process
@@ -124,10 +132,10 @@ def train(
                 if folder is not None:
                     folder.flush()
                 session.save()
+                if folder is not None:  # with every checkpoint: a kill leaves no time for it
+                    folder.update_manifest(seconds=round(spent + time.perf_counter() - began, 1))
             if stopping:
                 leave(session.accelerator)
-                if folder is not None:
-                    folder.update_manifest(seconds=round(spent + time.perf_counter() - began, 1))
                 raise Interrupted(f"stopped at step {step.number}; everything is saved. Go on with --resume.")
         session.finish()
         seconds = time.perf_counter() - began

@@ -1,6 +1,14 @@
 """mindgap study: what it says before anything is run, and tables from nothing."""
 
+import re
+
+import pytest
+
 from mindgap.cli import main
+from mindgap.files import write_json, write_text
+from mindgap.study import grid
+from mindgap.study.keep import orders_of
+from mindgap.study.scale import find_scale
 
 
 def test_a_dry_run_lists_every_run_with_its_cost_and_its_teacher(capsys, tmp_path):
@@ -26,4 +34,49 @@ def test_bad_orders_are_one_clear_line(fails, tmp_path):
     assert "there is no study 'table9'" in fails(["study", "table9", *out])
     assert "method 'nnunet' is unknown" in fails(["study", "table1", *out, "--methods", "nnunet"])
     assert "needs a cohort: name it with --data" in fails(["study", "table4", *out, "--scale", "mini"])
+    assert "--jobs -1 would start nothing" in fails(["study", "table4", *out, "--jobs", "-1"])
+    assert "anchor 'p' is unknown" in fails(["study", "table4", *out, "--anchors", "p"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_anchor_of_a_teacher_is_refused_with_those_there_are(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "teacher", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--anchor", "nonsense"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "invalid choice 'nonsense'" in said
+    assert all(f"'{anchor}'" in said for anchor in grid.ANCHORS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_papers_tables_at_its_scale_are_exactly_114_runs_of_50000_steps(capsys, tmp_path):
+    tables = [f"table{number}" for number in range(1, 6)]
+    data = ["--scale", "paper", "--data", str(tmp_path / "brats")]
+    assert main(["study", *tables, *data, "-o", str(tmp_path / "study"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    names = re.findall(r"^(\S+-s0) .* 50,000 ", said, flags=re.MULTILINE)
+    assert len(names) == len(set(names)) == 114
+    kinds = ("teacher", "unimodal", *grid.STUDENTS)
+    counts = {kind: sum(name.startswith(f"{kind}-") for name in names) for kind in kinds}
+    assert counts == {"teacher": 10, "unimodal": 4, "kdnet": 20, "pmkl": 40, "protokd": 20, "smunet": 20}
+    assert "114 runs" in said
+    assert "split: protokd" in said
+
+
+def test_a_dry_run_says_what_is_finished_and_does_not_count_it(capsys, tmp_path):
+    words = ["study", "table4", "-o", str(tmp_path / "study"), "--keep", str(tmp_path / "kept"), "--dry-run"]
+    about = lambda text: re.search(r"^about (.+) on two cores", text, flags=re.MULTILINE)[1]  # noqa: E731
+    assert main(words) == 0
+    before = capsys.readouterr().out
+    run, scale = grid.teacher("none", 0), find_scale("phantom")
+    folder = tmp_path / "kept" / "runs" / run.name
+    write_json(folder / "study.json", orders_of(run, scale))
+    write_json(folder / "manifest.json", {"finished": True})
+    write_json(folder / "evaluation.json", {"failed": {}})
+    write_text(folder / "scores.csv", "")
+    assert main(words) == 0
+    after = capsys.readouterr().out
+    assert re.search(rf"^{run.name} .* finished", after, flags=re.MULTILINE)
+    assert "4 runs" in after
+    assert "1 of them finished" in after
+    assert about(before) != about(after)

@@ -3,6 +3,7 @@ import torch
 
 from mindgap.losses.alignment import (
     align_by_precision,
+    align_input_to_normal,
     align_literally,
     align_moments_to_normal,
     align_to_mixture,
@@ -209,6 +210,20 @@ def test_the_normal_anchor_is_the_divergence_from_the_standard_normal():
     torch.testing.assert_close(found, torch.stack([(expected[0][0] + expected[1][0]) / 2, expected[0][1]]))
     zeros = [torch.zeros_like(mean) for mean in means]
     assert align_to_normal(zeros, torch.zeros_like(logs), present, brain).tolist() == [0.0, 0.0]
+
+
+def test_the_drafts_normal_anchor_on_the_input_by_hand():
+    image = torch.empty(2, 2, 2, 2, 2)
+    image[:, 0], image[:, 1] = 3.0, 0.0
+    image[1, 1] = float("nan")  # the second case lacks the second sequence
+    present = torch.tensor([[True, True], [True, False]])
+    mean, log_variance = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0).log().requires_grad_()
+    found = align_input_to_normal(image, mean, log_variance, present)
+    one, other = (4 / 2 + 2) / 2, (1 / 2 + 2) / 2  # ((m - x)^2 / v + v) / 2
+    assert found.tolist() == pytest.approx([(one + other) / 2, one])
+    found.sum().backward()
+    slope = [-(3 - 1) / 2, (1 - 0) / 2]  # (m - x) / v
+    assert float(mean.grad) == pytest.approx(sum(slope) / 2 + slope[0])
 
 
 def test_moments_of_a_standard_normal_cost_nothing_though_nothing_is_paired():

@@ -1,15 +1,23 @@
 """A small study that is really run; what is finished, failed, skipped and refused."""
 
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
 
 from mindgap.errors import SettingError
-from mindgap.files import read_json
-from mindgap.runfiles import MANIFEST, SCORES, TERMS, read_lines
-from mindgap.study import grid
-from mindgap.study.execute import is_finished, run_here
-from mindgap.study.scale import find_scale
+from mindgap.files import read_json, write_json, write_text
+from mindgap.launch import JOBS, Launched, Resources
+from mindgap.runfiles import CHECKPOINTS, MANIFEST, SCORES, TERMS, read_lines
+from mindgap.study import execute, grid
+from mindgap.study.execute import Outcome, _work, is_finished, queue, run_here
+from mindgap.study.grid import Choice, Run, runs_of
+from mindgap.study.scale import Place, find_scale
+
+BROKEN = Run("pmkl-broken-T1-s0", "pmkl", "T1", 0)
 
 
 def test_what_can_be_run_is_trained_and_scored(study):
@@ -29,11 +37,74 @@ def test_a_failure_is_named_with_its_reason_and_loses_only_what_needs_it(study):
     assert any(line.startswith(f"{broken} failed: ") for line in study.said)
 
 
-def test_progress_counts_the_steps_of_all_runs_and_never_goes_back(study):
-    done = [step for step, _ in study.steps]
-    assert {total for _, total in study.steps} == {4 * 3}
+def test_progress_counts_the_work_of_all_runs_and_never_goes_back(study):
+    done = [second for second, _ in study.steps]
+    total = 4 * round(study.scale.seconds_of(study.runs[0]))
+    assert {second for _, second in study.steps} == {total}
     assert done == sorted(done)
-    assert done[-1] == 4 * 3
+    assert done[-1] == total
+
+
+def test_progress_weighs_slow_methods_more_and_scoring_is_not_done(tmp_path):
+    scale, place = find_scale("mini"), Place(tmp_path, tmp_path, tmp_path)
+    fast, slow = grid.student("kdnet", "none", "T1", 0)[-1], grid.student("smunet", "none", "T1", 0)[-1]
+    write_text(place.run(fast.name) / TERMS, '{"step": 1200, "loss": 0.1}\n')
+    total, finished = _work([fast, slow], scale, place, Outcome())
+    assert total == 1200 * 0.15 + 60 + 1200 * 0.6 + 60
+    assert finished == 1200 * 0.15  # trained to the end, and its scores are not there yet
+    assert _work([fast, slow], scale, place, Outcome(done=[fast.name])) == (total, 1200 * 0.15 + 60)
+    assert _work([fast, slow], scale, place, Outcome(done=[fast.name], failed={slow.name: ""})) == (total, total)
+
+
+def test_no_training_at_a_time_is_refused(study):
+    with pytest.raises(SettingError, match="never end"):
+        run_here([BROKEN], study.scale, study.place, at_once=-1, progress=lambda *_: None, say=print)
+
+
+class Cluster:
+    """A queue of our own: what is launched waits for what it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.states, self.arrays = {}, []
+        monkeypatch.setattr(execute, "states", lambda folder: self.states)
+        monkeypatch.setattr(execute, "launch", self.launch)
+
+    def launch(self, jobs, folder, resources, *, after=(), at_once):
+        names = [job.name for job in jobs]
+        if not names:
+            return []
+        number = 100 + len(self.arrays)
+        self.arrays.append((names, list(after)))
+        launched = [Launched(job.name, f"{number}_{n}", job.commands, "", "") for n, job in enumerate(jobs)]
+        path = folder / JOBS
+        known = read_json(path) if path.is_file() else {}
+        write_json(path, {**known, **{one.name: {"job_id": one.job_id} for one in launched}})
+        self.states |= dict.fromkeys(names, "pending")
+        return launched
+
+
+def test_students_in_the_queue_wait_for_their_own_teacher_only(tmp_path, monkeypatch):
+    cluster, place = Cluster(monkeypatch), Place(tmp_path, tmp_path, tmp_path)
+    choice = Choice(("pmkl",), ("mixture",), ("T1", "T2"), 1)
+    runs, scale = runs_of(["table1"], choice), find_scale("mini")
+    outcome = queue(runs, scale, place, Resources(), at_once=4)
+    assert sorted(outcome.queued) == sorted(run.name for run in runs)
+    first = ["unimodal-T1-s0", "unimodal-T2-s0", "teacher-none-s0", "teacher-mixture-s0"]
+    none, mixture = (["pmkl-none-T1-s0", "pmkl-none-T2-s0"], ["pmkl-mixture-T1-s0", "pmkl-mixture-T2-s0"])
+    assert [sorted(names) for names, _ in cluster.arrays] == [sorted(first), sorted(none), sorted(mixture)]
+    names = cluster.arrays[0][0]
+    assert [after for _, after in cluster.arrays] == [
+        [],
+        [f"100_{names.index('teacher-none-s0')}"],
+        [f"100_{names.index('teacher-mixture-s0')}"],
+    ]
+
+    # the teacher without alignment fails, and its students stand in the queue for ever
+    cluster.states |= {"teacher-none-s0": "failed", **dict.fromkeys(none, "blocked")}
+    cluster.arrays.clear()
+    outcome = queue(runs, scale, place, Resources(), at_once=4)
+    assert cluster.arrays == [(["teacher-none-s0"], []), (none, ["100_0"])]
+    assert set(outcome.queued) == {run.name for run in runs}
 
 
 def test_a_second_call_repeats_nothing(study):
@@ -62,3 +133,42 @@ def test_a_folder_made_with_other_orders_is_refused(study):
 def test_an_unknown_scale_is_refused():
     with pytest.raises(SettingError, match="paper, mini, phantom"):
         find_scale("huge")
+
+
+STUDY = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from mindgap.study import grid
+from mindgap.study.execute import run_here
+from mindgap.study.scale import Place, Scale
+
+out, data, store, flags = sys.argv[1:]
+runs = [grid.teacher("none", 0), replace(grid.unimodal("T1", 0), extra=("--validate-every", "60"))]
+scale = Scale("tiny", 4.0, tuple(flags.split()), {"": 3, runs[1].name: 60}, {"": 0.1})
+place = Place(Path(out), Path(data), Path(store), "cpu")
+run_here(runs, scale, place, at_once=1, progress=lambda done, total, what: None, say=print)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are told to save when their parent dies on Linux")
+def test_a_study_that_was_killed_repeats_no_finished_run_and_goes_on_with_the_one_it_was_at(study, tmp_path):
+    first, second = grid.teacher("none", 0), replace(grid.unimodal("T1", 0), extra=("--validate-every", "60"))
+    place, words = Place(tmp_path, study.place.data, study.place.store, "cpu"), " ".join(study.scale.flags)
+    scale = replace(study.scale, steps={"": 3, second.name: 60})
+    shutil.copytree(study.place.run(first.name), place.run(first.name))
+    before = {path: path.stat().st_mtime_ns for path in place.run(first.name).rglob("*") if path.is_file()}
+    command = [sys.executable, "-c", STUDY, str(tmp_path), str(place.data), str(place.store), words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
+        while not any((place.run(second.name) / CHECKPOINTS).glob("*.sha256")):
+            assert killed.poll() is None, "the study ended before it could be killed"
+            time.sleep(0.05)
+        killed.kill()
+    assert not is_finished(second, scale, place)
+    said = []
+    outcome = run_here([first, second], scale, place, at_once=1, progress=lambda *_: None, say=said.append)
+    assert outcome.done == [first.name, second.name]
+    assert said[0] == "1 of 2 runs are finished already"
+    assert before == {path: path.stat().st_mtime_ns for path in place.run(first.name).rglob("*") if path.is_file()}
+    assert [line["step"] for line in read_lines(place.run(second.name) / TERMS)] == list(range(1, 61))
+    assert "resumed at step" in (place.run(second.name) / "study.log").read_text(encoding="utf-8")

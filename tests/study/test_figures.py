@@ -1,5 +1,7 @@
 """Figures and Table V from networks that were really trained, if only for a few steps."""
 
+from dataclasses import replace
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ import torch
 
 from mindgap.api import evaluate, train
 from mindgap.errors import MindgapError, SettingError
-from mindgap.evaluation.scores import read_scores
+from mindgap.evaluation.scores import read_scores, write_scores
 from mindgap.experiment import Experiment
 from mindgap.inference.predictor import Predictor
 from mindgap.methods import METHODS
+from mindgap.runfiles import SCORES
 from mindgap.sequences import SEQUENCES, parse_subset
 from mindgap.study import grid
 from mindgap.study.cohort import open_test_cases, prepare_place
@@ -49,6 +52,19 @@ def test_every_figure_is_a_picture_of_the_teachers_there_are(study, preset):
     assert picture[..., :3].std() > 0.05
     said = [text.get_text() for axes in draw(preset, study.place, Choice()).figure.axes for text in axes.texts]
     assert said.count("not run") >= 2  # P_N and P_k
+
+
+def test_captions_tell_the_dice_of_the_network_that_drew_the_mask(study, tmp_path):
+    """Kept scores may be those of another training of the same orders."""
+    run = grid.teacher("none", 0)
+    here = {score.dice for score in read_scores(study.place.run(run.name) / SCORES)}
+    assert 0.123 not in here
+    rows = [replace(score, dice=0.123) for score in read_scores(study.place.run(run.name) / SCORES)]
+    write_scores(tmp_path / "kept" / "runs" / run.name / SCORES, rows)
+    drawing = draw("figure2", replace(study.place, keep=tmp_path / "kept"), Choice(anchors=("none",)))
+    said = [text.get_text() for axes in drawing.figure.axes for text in (*axes.texts, axes.title)]
+    assert any("mean Dice" in text for text in said)
+    assert not any("0.123" in text for text in said)
 
 
 def test_figure_one_measures_the_gap_of_each_anchor(study):

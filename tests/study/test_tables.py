@@ -9,8 +9,10 @@ import pytest
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
 from mindgap.study import grid, layouts
-from mindgap.study.grid import Choice, Run
+from mindgap.study.grid import SINGLES, Choice, Run
+from mindgap.study.keep import CROSS
 from mindgap.study.layouts import build_table
+from mindgap.study.matrix import table5
 from mindgap.study.results import Results, by_seed
 from mindgap.study.tables import METHOD_NAMES, NOT_RUN, paper
 
@@ -212,3 +214,115 @@ def test_table_three_does_not_call_quoted_originals_the_comparator(tmp_path):
     assert any("originals that Table I quotes" in note for note in table.notes)
     quoted = paper()["table1"]["T1"]["PMKL"]
     assert float(column(table, "T1", region="WT", source="paper")[0]) == quoted["O"][0] != quoted["W"][0]
+
+
+def write_rows(folder, run, values):
+    """Scores of a run on several subsets or by several models: (model, subset) -> Dice, the same for all cases."""
+    rows = [
+        Score(model or run.name, case, subset, region, value, 1.0, 1.0, 1.0)
+        for (model, subset), value in values.items()
+        for case in CASES
+        for region in ("WT", "TC", "ET", "ETpp")
+    ]
+    write_scores(folder / run.name / "scores.csv", rows)
+
+
+def test_table_three_compares_the_seeds_both_have_and_says_how_many_there_are(tmp_path):
+    singles = [format_subset(subset) for subset in SUBSETS if len(subset) < 4]
+    for subset in singles:
+        none, mixture = (by_seed(grid.student("pmkl", anchor, subset, 0)[-1], 2) for anchor in ("none", "mixture"))
+        write(tmp_path, none[0], [0.5] * 12)
+        write(tmp_path, none[1], [0.9] * 12)  # P_* has no second seed: this one must not be compared with its first
+        write(tmp_path, mixture[0], [0.6] * 12)
+    table = build_table("table3", Results(tmp_path), Choice(seeds=2))
+    ours = {"region": "WT", "source": "ours"}
+    assert column(table, "mean of 14", **ours) == ["70.00 [70.00, 70.00]", "60.00 [60.00, 60.00]"]
+    assert column(table, "between seeds", **ours) == ["28.28", "1 of 2 seeds"]
+    assert column(table, "minus without alignment", **ours) == ["", "+10.00 [+10.00, +10.00]"]
+    assert column(table, "T1", **ours) == ["70.00 [70.00, 70.00]", "60.00 [60.00, 60.00]; 1 of 2 seeds"]
+    assert any(note.startswith("Differences use the seeds both have") for note in table.notes)
+
+
+def test_a_mean_of_subsets_is_over_the_seeds_that_all_of_them_have(tmp_path):
+    singles = [format_subset(subset) for subset in SUBSETS if len(subset) < 4]
+    for subset in singles:
+        first, second = by_seed(grid.student("pmkl", "none", subset, 0)[-1], 2)
+        write(tmp_path, first, [0.5] * 12)
+        if subset != "T1":
+            write(tmp_path, second, [0.9] * 12)
+    table = build_table("table3", Results(tmp_path), Choice(seeds=2))
+    where = {"region": "TC", "source": "ours", "anchor": "without alignment"}
+    assert column(table, "mean of 14", **where) == ["50.00 [50.00, 50.00]"]
+    assert column(table, "between seeds", **where) == ["1 of 2 seeds"]
+
+
+def test_networks_for_any_subset_are_compared_by_the_seeds_both_have(tmp_path):
+    subsets = [format_subset(subset) for subset in SUBSETS]
+    dropout, ours = (by_seed(Run(f"{method}-s0", method, "all", 0), 2) for method in ("dropout", "anysubset"))
+    write_rows(tmp_path, dropout[0], {("", s): 0.3 for s in subsets})
+    write_rows(tmp_path, ours[0], {**{("", s): 0.5 for s in subsets}, **{("threshold", s): 0.4 for s in subsets}})
+    write_rows(tmp_path, ours[1], {**{("", s): 0.9 for s in subsets}, **{("threshold", s): 0.4 for s in subsets}})
+    table = build_table("anysubset", Results(tmp_path), Choice(("dropout", "anysubset"), seeds=2))
+    mean = {"sees": "mean of 15"}
+    assert column(table, "Avg", **mean) == ["30.00 [30.00, 30.00]", "70.00 [70.00, 70.00]", "40.00 [40.00, 40.00]"]
+    assert column(table, "between seeds", **mean) == ["1 of 2 seeds", "28.28", ""]
+    assert column(table, "minus dropout", **mean) == ["", "+20.00 [+20.00, +20.00]", ""]
+    assert column(table, "minus threshold", **mean)[:2] == ["-10.00 [-10.00, -10.00]", "+30.00 [+30.00, +30.00]"]
+    # the threshold stands beside the second method alone
+    assert column(table, "Avg", sees="T1", network="best single threshold") == ["40.00 [40.00, 40.00]"]
+
+
+def test_table_five_has_intervals_and_goes_on_without_a_seed(tmp_path):
+    for number, name in enumerate(SINGLES):
+        one, other = by_seed(grid.unimodal(name, 0), 2)
+        for run, values in ((one, [0.1 * number + 0.1] * 12), (other, [0.1 * number + 0.3] * 12)):
+            if name == "T2" and run is other:
+                continue
+            rows = [
+                Score(run.name, case, shown, region, value, 1.0, 1.0, 1.0)
+                for shown in SINGLES
+                for case, value in zip(CASES, values, strict=True)
+                for region in ("WT", "TC", "ET", "ETpp")
+            ]
+            write_scores(tmp_path / run.name / CROSS, rows)
+    table = table5(Results(tmp_path), Choice(seeds=2))
+    ours = {"source": "ours"}
+    assert column(table, "T1", **ours)[:2] == ["20.00 [20.00, 20.00]", "20.00 [20.00, 20.00]; 1 of 2 seeds"]
+    assert column(table, "row mean", **ours)[3] == "50.00 [50.00, 50.00]"
+    assert column(table, "between seeds", **ours) == ["14.14", "1 of 2 seeds", "14.14", "14.14"]
+    assert any("row mean is that of FLAIR" in note for note in table.notes)
+
+
+def test_differences_by_fewer_seeds_than_their_cells_are_said_to_be(tmp_path):
+    none, mixture = (by_seed(grid.student("pmkl", anchor, "T1", 0)[-1], 2) for anchor in ("none", "mixture"))
+    write(tmp_path, none[0], [0.5] * 12)
+    write(tmp_path, mixture[0], [0.6] * 12)
+    said = "Differences use the seeds both have"
+    assert not any(said in note for note in build_table("table1", Results(tmp_path), Choice(seeds=2)).notes)
+    write(tmp_path, none[1], [0.1] * 12)
+    table = build_table("table1", Results(tmp_path), Choice(seeds=2))
+    assert any(said in note for note in table.notes)
+    found = column(table, "minus without alignment", sequence="T1", method="PMKL", anchor="P_*")
+    assert found == ["+10.00 [+10.00, +10.00]"]
+
+
+def test_the_papers_improvements_stand_beside_what_its_cells_say(tmp_path):
+    table = build_table("table1", Results(tmp_path), Choice())
+    name = "Imp. printed / recomputed"
+    assert column(table, name, sequence="T1", method="PMKL", anchor="P_*") == ["+3.97 / +3.05"]
+    assert column(table, name, sequence="T1ce", method="SMU-Net", anchor="P_*") == ["+0.09 / +0.19"]
+    assert sum(bool(row[-1]) for row in table.rows) == 16
+    printed = [float(row[-1].split(" / ")[0]) for row in table.rows if row[-1]]
+    assert sum(printed) / 16 == pytest.approx(1.756, abs=0.001)  # the paper says 1.75
+
+
+def test_table_two_tells_what_another_k_costs_beside_the_papers_number(tmp_path):
+    for sequence in ("T1", "T1ce"):
+        for k, value in (("T1ce", 0.5), ("T2", 0.4)):
+            write(tmp_path, grid.student("pmkl", "k", sequence, 0, k=k)[-1], [value] * 12)  # every case enhances
+    table = build_table("table2", Results(tmp_path), Choice())
+    (note,) = [note for note in table.notes if note.startswith("T2 minus T1ce over the 2 cells")]
+    assert "ours -10.00 [-10.00, -10.00] (0 up)" in note
+    rows = [paper()["table2"][sequence][2] for sequence in ("T1", "T1ce")]
+    assert f"{sum(row[3] - row[4] for row in rows) / 2:+.2f} over the same cells" in note
+    assert "-0.88 over all 16 (-1.91 with those of T2 recomputed from cells)" in note

@@ -4,6 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,11 +16,14 @@ from mindgap.data.store import open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
+from mindgap.inference.lock import hold
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.networks.weights import load_network
+from mindgap.runfiles import LOCK
+from mindgap.training import turn
 from mindgap.training.checkpoint import load_newest
 from mindgap.training.folder import read_lines
 
@@ -292,3 +297,73 @@ def _store_with(source, folder, change):
     index["split"] = change(index["split"])
     (folder / "store.json").write_text(json.dumps(index))
     return folder
+
+
+class Cut(Exception):
+    """What ends a run from within, without a word."""
+
+
+def cut_at(step):
+    def progress(done, total, what):
+        if done == step:
+            raise Cut
+
+    return progress
+
+
+def test_the_hours_of_a_run_are_written_with_every_checkpoint(make_experiment, tmp_path):
+    out, experiment = tmp_path / "run", make_experiment()
+    with pytest.raises(Cut):
+        train(experiment, out, progress=cut_at(5))
+    first = read_json(out / "manifest.json")
+    assert first["finished"] is False
+    assert first["seconds"] > 0  # of the checkpoint of step 3
+    with pytest.raises(Cut):
+        train(experiment, out, resume=True, progress=cut_at(8))
+    second = read_json(out / "manifest.json")["seconds"]
+    assert second > first["seconds"]
+    train(experiment, out, resume=True)
+    assert read_json(out / "manifest.json")["seconds"] > second
+
+
+def test_a_run_folder_takes_one_training_at_a_time_and_is_free_after_a_kill(make_experiment, tmp_path, monkeypatch):
+    out, experiment = tmp_path / "run", make_experiment()
+    with pytest.raises(Cut):
+        train(experiment, out, progress=cut_at(5))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom mindgap.inference.lock import hold\n"
+        "with hold(Path(sys.argv[1]), what='it'):\n    print('held', flush=True)\n    time.sleep(120)\n"
+    )
+    monkeypatch.setattr(turn, "_PATIENCE_S", 0.0)
+    words = [sys.executable, "-c", program, str(out / LOCK)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(SettingError, match=r"a training in .*run is at work in another process"):
+            train(experiment, out, resume=True)
+        assert before == {path: path.read_bytes() for path in before}
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    train(experiment, out, resume=True)
+    assert not (out / LOCK).exists()
+    assert [line["step"] for line in read_lines(out / "terms.jsonl")] == list(range(1, 9))
+
+
+def test_a_training_waits_for_one_that_is_about_to_end(make_experiment, tmp_path):
+    out, said = tmp_path / "run", []
+    out.mkdir()
+    with hold(out / LOCK, what="it"):
+        waiting = threading.Thread(target=train, args=(make_experiment(steps=1), out), kwargs={"say": said.append})
+        waiting.start()
+        while not said:
+            time.sleep(0.01)
+        assert not (out / "terms.jsonl").exists()
+    waiting.join()
+    assert said[0].startswith(f"another training is at work in {out}: waiting")
+    assert read_json(out / "manifest.json")["finished"] is True
+
+
+def test_what_is_refused_leaves_no_folder_behind(make_experiment, tmp_path):
+    with pytest.raises(SettingError):
+        train(make_experiment(PmklRecipe()), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mindgap.study.scale import Place, Scale
 
 
+_PROGRESS = "study, estimated seconds of work"
+
+
 @dataclass(frozen=True)
 class Study:
     """Train what a table or figure of the paper needs, and make it beside the paper's printed numbers.
@@ -43,14 +46,17 @@ class Study:
         anchors: Anchors wanted (none,normal,k,mixture); all by default. Where they are compared, none is always run.
         subsets: Sequences wanted, such as T1,T1ce; all by default.
         seeds: How many seeds.
-        jobs: Trainings at the same time here. 0: one for each processor where networks are small and there is no GPU
+        jobs: Trainings at the same time here; with --slurm, runs of one array (of the teachers, and of each teacher's
+            students) at the same time. 0 here: one for each processor where networks are small and there is no GPU
             (two with a thread each get a fifth more done than one with two), else one.
-        split: As `mindgap prepare` takes it; for the box, auto is protokd.
+        split: As `mindgap prepare` takes it; at scale paper and for the box, auto is protokd. A store that was made
+            with another one is refused.
         device: auto, cpu or cuda.
-        keep: Folder that keeps scores and settings of finished runs, without images, and the tables. A run that stands
-            there is not run again, on whichever machine.
-        dry_run: Print the runs and an estimate of their cost, and stop.
-        tables_only: Make the tables from what is there, run nothing.
+        keep: Folder that keeps scores and settings of finished runs, without images, and the tables of all that is kept
+            (of less, a table lies in OUT/tables). A run that stands there is not run again, on whichever machine,
+            unless a student, a figure or table5 needs its network.
+        dry_run: Print the runs, which of them are finished, and an estimate of what the others cost, and stop.
+        tables_only: Make the tables from what is there, and figures with the networks that are here; run nothing.
         slurm: Queue the runs on a SLURM cluster (call again for the tables).
         resources: What each job asks of the cluster.
     """
@@ -76,12 +82,15 @@ class Study:
 def run(words: Sequence[str]) -> int:
     """Run the verb."""
     settings = parse(Study, words, verb="study", config=(tyro.conf.OmitArgPrefixes,))
-    from mindgap.study.cohort import prepare_place
-    from mindgap.study.execute import queue, run_here
+    from mindgap.errors import SettingError
+    from mindgap.study.cohort import split_of
+    from mindgap.study.execute import split_runs
     from mindgap.study.grid import Choice, runs_of, unused
-    from mindgap.study.keep import keep_runs
+    from mindgap.study.outputs import networks_needed
     from mindgap.study.scale import Place, find_scale, jobs_at_once
 
+    if settings.jobs < 0:
+        raise SettingError(f"--jobs {settings.jobs} would start nothing: name how many, or 0 to let mindgap choose.")
     if "box" in settings.presets:
         return run_box(settings)
     wanted = [tuple(filter(None, text.split(","))) for text in (settings.methods, settings.anchors, settings.subsets)]
@@ -90,25 +99,44 @@ def run(words: Sequence[str]) -> int:
     for preset in dict.fromkeys(settings.presets):
         for kind, names in unused(preset, choice).items():
             say(f"--{kind} {','.join(names)} says nothing to {preset}")
-    at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
+    cohort, store = settings.data or settings.out / "cohort", settings.out / "store"
+    place = Place(settings.out, cohort, store, settings.device, settings.keep)
     if settings.dry_run:
-        print_runs(runs, scale, at_once=at_once)
+        networks = networks_needed(settings.presets, place, choice)
+        at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
+        print_runs(runs, scale, at_once=at_once, finished=split_runs(runs, scale, place, networks=networks)[0])
+        say(f"split: {split_of(settings.split, scale, data=settings.data)}")
         return 0
     if settings.tables_only:
-        cohort, store = settings.data or settings.out / "cohort", settings.out / "store"
-        write_tables(settings.presets, Place(settings.out, cohort, store, settings.device, settings.keep), choice)
+        write_tables(settings.presets, place, choice, scoring=False)
         return 0
+    return run_study(settings, runs, scale, choice)
+
+
+def run_study(settings: Study, runs: Sequence[Run], scale: Scale, choice: Choice) -> int:
+    """Make the cohort, run or queue what is missing, and make the tables of what is there."""
+    from mindgap.study.cohort import prepare_place
+    from mindgap.study.execute import queue, run_here
+    from mindgap.study.keep import keep_runs
+    from mindgap.study.outputs import networks_needed
+    from mindgap.study.scale import jobs_at_once
+
     place = prepare_place(
         settings.out, scale, data=settings.data, split=settings.split, device=settings.device, stage=ProgressLine
     )
     place = replace(place, keep=settings.keep)
+    say_split(place)
+    networks = networks_needed(settings.presets, place, choice)
     if settings.slurm:
-        outcome = queue(runs, scale, place, settings.resources, at_once=settings.jobs or len(runs))
+        at_once = settings.jobs or len(runs)
+        outcome = queue(runs, scale, place, settings.resources, at_once=at_once, networks=networks)
         if len(outcome.done) < len(runs):
             say(f"{len(outcome.done)} finished, {len(outcome.queued)} queued or running; call again for the tables")
             return 0
     else:
-        outcome = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say)
+        progress = ProgressLine(_PROGRESS)
+        at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
+        outcome = run_here(runs, scale, place, at_once=at_once, progress=progress, say=say, networks=networks)
     write_tables(settings.presets, place, choice)
     keep_runs(runs, scale, place)  # with what the tables added
     for name, reason in outcome.failed.items():
@@ -126,7 +154,7 @@ def run_box(settings: Study) -> int:
     """
     from mindgap.errors import SettingError
     from mindgap.study.box import build_box, is_here, prepare_folds, score_folds
-    from mindgap.study.execute import run_here
+    from mindgap.study.execute import run_here, split_runs
     from mindgap.study.keep import keep_runs
     from mindgap.study.scale import Place, jobs_at_once
     from mindgap.study.trials import BOX, choose_trials, runs_of, scale_of
@@ -142,12 +170,13 @@ def run_box(settings: Study) -> int:
     runs, scale = runs_of(trials), scale_of(trials)
     at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
     if settings.dry_run:
-        print_runs(runs, scale, at_once=at_once)
+        place = Place(settings.out, settings.data, settings.out / "folds", keep=settings.keep)
+        print_runs(runs, scale, at_once=at_once, finished=split_runs(runs, scale, place)[0])
         return 0
     split = "protokd" if settings.split == "auto" else settings.split
     place = prepare_folds(settings.out, settings.data, trials, split=split, device=settings.device, stage=ProgressLine)
     place = replace(place, keep=settings.keep)
-    failed = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine("study"), say=say).failed
+    failed = run_here(runs, scale, place, at_once=at_once, progress=ProgressLine(_PROGRESS), say=say).failed
     for trial in trials:
         if any(run.name in failed for run in trial.runs):
             continue
@@ -185,25 +214,35 @@ def write_box_tables(place: Place) -> None:
         say(f"written: {write_card(describe(place.out / BOX), kept)}")
 
 
-def write_tables(presets: Sequence[str], place: Place, choice: Choice) -> None:
+def write_tables(presets: Sequence[str], place: Place, choice: Choice, *, scoring: bool = True) -> None:
     """Write and print the tables of some presets."""
     from mindgap.study.outputs import make_output
 
     for preset in dict.fromkeys(presets):
-        for path in make_output(preset, place, choice, say=say):
+        for path in make_output(preset, place, choice, say=say, scoring=scoring):
             say(f"written: {path}")
 
 
-def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int) -> None:
-    """Print what would be run, and how long it would take."""
+def say_split(place: Place) -> None:
+    """Say which cases train, choose and judge."""
+    from mindgap.data.store import open_store
+
+    store = open_store(place.store)
+    counts = ", ".join(f"{len(store.part(name))} {name}" for name in ("train", "validation", "test"))
+    say(f"split {store.split['name']}: {counts} cases")
+
+
+def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int, finished: Sequence[Run] = ()) -> None:
+    """Print what would be run, and how long it would take; what is finished takes no time."""
     from mindgap.study.scale import GAIN_TOGETHER
 
     rows, total = [], 0.0
     for run in runs:
-        seconds = scale.seconds_of(run)
+        seconds = 0.0 if run in finished else scale.seconds_of(run)
         total += seconds
-        rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", duration(seconds), run.after or ""])
+        about = "finished" if run in finished else duration(seconds)
+        rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", about, run.after or ""])
     print_table(["run", "sees", "steps", "about", "after"], rows)
-    say(f"{len(rows)} runs with {' '.join(scale.flags)}")
+    say(f"{len(rows)} runs with {' '.join(scale.flags)}{f', {len(finished)} of them finished' if finished else ''}")
     total /= GAIN_TOGETHER if at_once > 1 else 1
     say(f"about {duration(total)} on two cores with native bf16; a GPU takes a small part of it")

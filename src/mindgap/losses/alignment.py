@@ -186,7 +186,8 @@ def align_input_to_normal(
     """
     variance = log_variance.float().exp()
     shown = present.to(image.device, non_blocking=True)[:, :, None, None, None]
-    squared = torch.where(shown, (mean - image.float()).square(), image.new_zeros(()))
+    seen = torch.where(shown, image.float(), image.new_zeros(()))  # before the difference: NaN has NaN gradients
+    squared = torch.where(shown, (mean - seen).square(), image.new_zeros(()))
     costs = 0.5 * (squared.mean((2, 3, 4)) / variance + variance)
     share = present.float().to(image.device, non_blocking=True)
     return (costs * share).sum(1) / share.sum(1).clamp_min(1)

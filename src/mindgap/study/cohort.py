@@ -9,7 +9,8 @@ from mindgap.api import Progress, prepare
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import discover
 from mindgap.data.prepared import Preparation
-from mindgap.data.store import INDEX, Store, open_store
+from mindgap.data.splits import find_split
+from mindgap.data.store import INDEX, PARTS, Store, open_store
 from mindgap.errors import SettingError
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.files import read_json, write_text
@@ -17,11 +18,24 @@ from mindgap.inference.opened import OpenedCase
 from mindgap.processor import cpu_count
 from mindgap.regions import LabelConvention
 from mindgap.runfiles import MANIFEST
+from mindgap.sequences import SEQUENCES
 from mindgap.study.grid import Run
 from mindgap.study.scale import Place, Scale
 
+_VERBS = {"train": "train", "validation": "validate", "test": "test"}
 TRAIN, VALIDATION, TEST = 24, 6, 20
 """Phantoms of a study without data."""
+
+
+def split_of(split: str, scale: Scale, *, data: Path | None) -> str:
+    """The split of a study: at the paper's scale the published one of ProtoKD, if nobody names another.
+
+    Args:
+        split: As ``mindgap prepare`` takes it; "auto" names none.
+        scale: Of the study.
+        data: Cohort of the user; phantoms have a split of their own.
+    """
+    return "protokd" if split == "auto" and scale.name == "paper" and data is not None else split
 
 
 def prepare_place(
@@ -33,24 +47,28 @@ def prepare_place(
         out: Folder of the study.
         scale: Its spacing.
         data: Cohort of the user; None grows phantoms, at scale "phantom" only.
-        split: As ``mindgap prepare`` takes it.
+        split: As ``mindgap prepare`` takes it; see :func:`split_of`.
         device: For the trainings.
         stage: Announces a stage and gives its progress callback.
 
     Raises:
-        SettingError: There is no data at a scale that needs it, or the store there was made for another study.
+        SettingError: There is no data at a scale that needs it, the store there was made for another study or has
+            another split than the one that is named, or no case has one of the sequences.
     """
     if data is None and scale.name != "phantom":
         raise SettingError(f"scale {scale.name} needs a cohort: name it with --data, or use --scale phantom.")
     place = Place(out, data or out / "cohort", out / "store", device)
+    split = split_of(split, scale, data=data)
     if data is None:
         _grow(place.data, stage)
         split = str(place.data / "splits")
     preparation = Preparation(spacing_mm=scale.spacing_mm)
     if (place.store / INDEX).is_file():
         _refuse_other(open_store(place.store), preparation, place.data)
+        _refuse_other_split(open_store(place.store), split)
     else:
         prepare(place.data, place.store, preparation, split=split, workers=cpu_count(), progress=stage("preparing"))
+    _refuse_lacking(open_store(place.store))
     return place
 
 
@@ -86,6 +104,40 @@ def _refuse_other(store: Store, preparation: Preparation, data: Path) -> None:
     if Path(store.source).resolve() != data.resolve():
         raise SettingError(
             f"{store.folder} was prepared from {store.source}, this study is about {data}: name another --out."
+        )
+
+
+def _refuse_other_split(store: Store, split: str) -> None:
+    """Refuse a store whose cases train, choose or judge otherwise than a split that is named says.
+
+    Raises:
+        SettingError: They do.
+    """
+    if split == "auto":
+        return
+    known = {case for name in (*PARTS, "unassigned") for case in store.split.get(name, ())} - store.joined
+    wanted = find_split(split, sorted(known))
+    parts = {"train": wanted.train, "validation": wanted.validation, "test": wanted.test}
+    other = [name for name in PARTS if set(store.split[name]) - store.joined != set(parts[name])]
+    if other:
+        raise SettingError(
+            f"{store.folder} was prepared with the split {store.split['name']}; in {wanted.name} the cases that "
+            f"{' and '.join(_VERBS[name] for name in other)} are others: name the store's split with --split, or "
+            "another --out."
+        )
+
+
+def _refuse_lacking(store: Store) -> None:
+    """Refuse a store without a sequence that teachers and Table V need.
+
+    Raises:
+        SettingError: No case of it has one.
+    """
+    lacking = [str(sequence) for sequence in SEQUENCES if sequence not in store.sequences]
+    if lacking:
+        raise SettingError(
+            f"no case in {store.source} has {' or '.join(lacking)}, and the studies need all of "
+            f"{', '.join(map(str, SEQUENCES))}: name a cohort that has them with --data, and another --out."
         )
 
 

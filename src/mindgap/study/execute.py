@@ -8,18 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json
 from mindgap.launch import Job, Resources, launch, states
 from mindgap.processor import calm_threads, cpu_count
 from mindgap.runfiles import TERMS, read_lines
 from mindgap.session import Interrupted
 from mindgap.study.grid import Run
-from mindgap.study.keep import ORDERS, is_kept, is_whole, keep_runs, orders_of, refuse_other_cohort
+from mindgap.study.keep import ORDERS, has_network, is_kept, is_whole, keep_runs, orders_of, refuse_other_cohort
 from mindgap.study.scale import Place, Scale, commands_of
 from mindgap.training.processes import stop_request
 
@@ -57,7 +58,9 @@ def is_finished(run: Run, scale: Scale, place: Place) -> bool:
     return whole
 
 
-def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Run], list[Run]]:
+def split_runs(
+    runs: Sequence[Run], scale: Scale, place: Place, *, networks: Collection[str] = ()
+) -> tuple[list[Run], list[Run]]:
     """What has its scores, and what has to be run.
 
     A teacher whose scores are kept but whose network is not here is run again if a student needs it, and so is what it
@@ -67,14 +70,16 @@ def split_runs(runs: Sequence[Run], scale: Scale, place: Place) -> tuple[list[Ru
         runs: Teachers before students.
         scale: How large.
         place: Where.
+        networks: Names of the runs whose networks are needed, too (:func:`mindgap.study.outputs.networks_needed`).
 
     Raises:
         SettingError: A folder holds a run of other orders.
     """
-    here = {run.name for run in runs if is_finished(run, scale, place)}
-    scored = here | {run.name for run in runs if is_kept(run, scale, place)}
+    finished = {run.name for run in runs if is_finished(run, scale, place)}
+    scored = finished | {run.name for run in runs if is_kept(run, scale, place)}
+    here = {name for name in finished if has_network(place.run(name))}
     missing: list[Run] = []
-    needed: set[str | None] = set()
+    needed: set[str | None] = set(networks)
     for run in reversed(runs):
         if run.name not in scored or (run.name in needed and run.name not in here):
             missing.insert(0, run)
@@ -90,6 +95,7 @@ def run_here(
     at_once: int,
     progress: Progress,
     say: Callable[[str], None],
+    networks: Collection[str] = (),
 ) -> Outcome:
     """Run what is missing, at most ``at_once`` at a time; a student starts when its teacher is done.
 
@@ -100,15 +106,18 @@ def run_here(
         scale: How large.
         place: Where.
         at_once: Trainings at the same time; each gets its share of the processors.
-        progress: Called with steps done and steps in all.
+        progress: Called with estimated seconds of work that are done, and in all.
         say: Takes a line when a run begins or ends.
+        networks: Names of the runs whose networks are needed, too.
 
     Raises:
-        SettingError: A folder holds a run of other orders.
+        SettingError: A folder holds a run of other orders, or nothing may run at the same time.
         Interrupted: SIGTERM or Ctrl-C came.
     """
+    if at_once < 1:
+        raise SettingError(f"{at_once} trainings at the same time never end: it has to be at least 1.")
     keep_runs(runs, scale, place)
-    done, waiting = split_runs(runs, scale, place)
+    done, waiting = split_runs(runs, scale, place, networks=networks)
     outcome = Outcome(done=[run.name for run in done])
     if outcome.done:
         say(f"{len(outcome.done)} of {len(runs)} runs are finished already")
@@ -118,7 +127,7 @@ def run_here(
             _start_what_can(waiting, children, outcome, at_once=at_once, scale=scale, place=place)
             ended = _collect(children, outcome, say)
             keep_runs([run for run in runs if run.name in ended], scale, place)
-            total, finished = _steps(runs, scale, place, outcome)
+            total, finished = _work(runs, scale, place, outcome)
             progress(finished, total, ", ".join(children))
             if stop.is_set():
                 _let_save(list(children.values()))
@@ -127,8 +136,19 @@ def run_here(
     return outcome
 
 
-def queue(runs: Sequence[Run], scale: Scale, place: Place, resources: Resources, *, at_once: int) -> Outcome:
-    """Give what is missing to SLURM: teachers as one array, then students as one that waits for it.
+def queue(
+    runs: Sequence[Run],
+    scale: Scale,
+    place: Place,
+    resources: Resources,
+    *,
+    at_once: int,
+    networks: Collection[str] = (),
+) -> Outcome:
+    """Give what is missing to SLURM: what needs nothing as one array, then the students of each teacher as one.
+
+    An array of students waits for its own teacher only, so that a teacher that fails holds up no other's students.
+    Those it does hold up never start; a second call takes them out of the queue and queues them again behind it.
 
     Args:
         runs: Teachers before students.
@@ -136,21 +156,21 @@ def queue(runs: Sequence[Run], scale: Scale, place: Place, resources: Resources,
         place: Where, on storage that the nodes share.
         resources: Of each run.
         at_once: Runs of an array at the same time.
+        networks: Names of the runs whose networks are needed, too.
     """
     keep_runs(runs, scale, place)
-    done, waiting = split_runs(runs, scale, place)
+    done, waiting = split_runs(runs, scale, place, networks=networks)
     outcome = Outcome(done=[run.name for run in done])
     known = states(place.out)
     busy = {name for name, state in known.items() if state in ("pending", "running")}
     outcome.queued = [run.name for run in runs if run.name in busy]
     missing = [run for run in waiting if run.name not in busy]
     numbers = {name: job["job_id"] for name, job in _known_jobs(place.out).items()}
-    for first in (True, False):
-        wave = [run for run in missing if (run.after is None) == first]
+    for name in dict.fromkeys([None, *(run.after for run in missing)]):  # what is waited for stands before what waits
+        wave = [run for run in missing if run.after == name]
         for run in wave:
             _give_orders(run, scale, place)
-        first_ones = {run.after for run in wave if run.after and run.after not in outcome.done}
-        after = [numbers[name] for name in sorted(first_ones)]
+        after = [numbers[name]] if name is not None and name not in outcome.done else []
         jobs = [Job(run.name, commands_of(run, scale, place)) for run in wave]
         for job in launch(jobs, place.out, resources, after=after, at_once=at_once):
             numbers[job.name] = job.job_id
@@ -214,14 +234,21 @@ def _known_jobs(out: Path) -> dict[str, dict[str, str]]:
     return known
 
 
-def _steps(runs: Sequence[Run], scale: Scale, place: Place, outcome: Outcome) -> tuple[int, int]:
-    """Steps in all, and steps that are over (what failed or waits for a failed teacher counts as over)."""
+def _work(runs: Sequence[Run], scale: Scale, place: Place, outcome: Outcome) -> tuple[int, int]:
+    """Estimated seconds of work in all, and those that are over.
+
+    What failed or waits for a failed teacher counts as over; what is still being scored does not.
+    """
     over = {*outcome.done, *outcome.failed, *outcome.skipped}
     total = finished = 0
     for run in runs:
-        steps = scale.steps_of(run)
-        total += steps
-        finished += steps if run.name in over else _last_step(place.run(run.name) / TERMS)
+        seconds = max(round(scale.seconds_of(run)), 1)
+        total += seconds
+        if run.name in over:
+            finished += seconds
+        else:
+            trained = scale.training_seconds_of(run, _last_step(place.run(run.name) / TERMS))
+            finished += min(int(trained), seconds - 1)
     return total, finished
 
 

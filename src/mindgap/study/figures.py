@@ -17,16 +17,16 @@ from mindgap.data.prepared import PreparedCase, slices_of
 from mindgap.evaluation.latents import Latents, gap_metrics
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor
-from mindgap.networks.weights import MODEL_CARD
 from mindgap.report.gallery import Embedding, draw_embeddings, draw_latent_maps, draw_masks
 from mindgap.report.scene import Picture
 from mindgap.sequences import SEQUENCES
 from mindgap.study import grid
 from mindgap.study.cohort import open_test_cases
 from mindgap.study.grid import ANCHORS, Choice, Run
+from mindgap.study.keep import has_network
 from mindgap.study.results import AVERAGE, Results
 from mindgap.study.scale import Place
-from mindgap.study.tables import ANCHOR_NAMES, Table
+from mindgap.study.tables import ANCHOR_NAMES, NOT_RUN, Table
 
 VOXELS, SHOWN, PERPLEXITY, SEED = 1024, 600, 30.0, 0
 """Brain voxels of each case for the measures, voxels in all (times four sequences) for t-SNE, its perplexity, and the
@@ -45,7 +45,9 @@ class Drawing:
 
 
 def draw(preset: str, place: Place, choice: Choice) -> Drawing | None:
-    """Draw figure1, figure2 or figure3 with the teachers of seed 0; None if no teacher was run.
+    """Draw figure1, figure2 or figure3 with the teachers of seed 0; None if none of their networks is here.
+
+    Their scores are read where the networks lie: what is kept may be of another training.
 
     Args:
         preset: Name.
@@ -53,17 +55,29 @@ def draw(preset: str, place: Place, choice: Choice) -> Drawing | None:
         choice: Anchors wanted.
     """
     runs = {anchor: grid.teacher(anchor, 0) for anchor in choice.pick("anchors", ANCHORS)}
-    results = Results(*place.score_folders)
-    there = {
-        anchor: run for anchor, run in runs.items() if results.has(run) and (place.run(run.name) / MODEL_CARD).is_file()
-    }
+    missing = missing_teachers(place, choice)
+    there = {anchor: run for anchor, run in runs.items() if anchor not in missing}
     if not there:
         return None
-    makers = {"figure1": _figure1, "figure2": _figure2, "figure3": _figure3}
-    return makers[preset](place, runs, there)
+    if preset == "figure1":
+        return _figure1(place, there, missing)
+    return {"figure2": _figure2, "figure3": _figure3}[preset](place, runs, there)
 
 
-def _figure1(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawing:
+def missing_teachers(place: Place, choice: Choice) -> dict[str, str]:
+    """Anchor -> why its teacher of seed 0 cannot be drawn, in words; those that can are left out."""
+    own, anywhere = Results(place.runs), Results(*place.score_folders)
+    missing = {}
+    for anchor in choice.pick("anchors", ANCHORS):
+        run = grid.teacher(anchor, 0)
+        if not anywhere.has(run):
+            missing[anchor] = NOT_RUN
+        elif not (own.has(run) and has_network(place.run(run.name))):
+            missing[anchor] = "its network is not here"
+    return missing
+
+
+def _figure1(place: Place, there: dict[str, Run], missing: dict[str, str]) -> Drawing:
     """t-SNE of the latents per anchor; the gap in numbers beside it."""
     table = Table(
         "figure1",
@@ -78,10 +92,10 @@ def _figure1(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawi
         ],
     )
     panels: dict[str, Embedding | None] = {}
-    for anchor in runs:
+    for anchor in (anchor for anchor in ANCHORS if anchor in there or anchor in missing):
         panels[ANCHOR_NAMES[anchor]] = None
-        if anchor not in there:
-            table.rows.append([ANCHOR_NAMES[anchor], "not run", *[""] * len(_MEASURES)])
+        if anchor in missing:
+            table.rows.append([ANCHOR_NAMES[anchor], missing[anchor], *[""] * len(_MEASURES)])
             continue
         predictor, cases = _open(place, there[anchor])
         cases = cases[:MOST_CASES]
@@ -99,7 +113,7 @@ def _figure1(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawi
 
 def _figure2(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawing:
     """Masks per anchor of the best, the median and the worst test case."""
-    results = Results(*place.score_folders)
+    results = Results(place.runs)
     dice = {anchor: results.cases([run], AVERAGE) for anchor, run in there.items()}
     rows: dict[str, dict[str, Picture | None]] = {}
     chosen = _best_median_worst(list(dice.values()))
@@ -120,7 +134,7 @@ def _figure2(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawi
 
 def _figure3(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawing:
     """Latents of the median case as colours, per anchor and sequence."""
-    results = Results(*place.score_folders)
+    results = Results(place.runs)
     dice = [results.cases([run], AVERAGE) for run in there.values()]
     case_id = next(case for name, case in _best_median_worst(dice).items() if name.startswith("median"))
     maps: dict[str, dict[str, NDArray[np.float32]] | None] = dict.fromkeys(ANCHOR_NAMES[anchor] for anchor in runs)

@@ -58,6 +58,21 @@ def gains_over_cells(results: Results, choice: Choice) -> list[str]:
     return notes
 
 
+def harm_of_another_k(ours: Sequence[Mapping[str, float]], theirs: Sequence[float]) -> list[str]:
+    """T2 minus T1ce over all cells that were run, ours and the paper's."""
+    if not ours:
+        return []
+    rows = [row for sequence in SINGLES for row in quoted_rows("table2", sequence)[1:]]
+    printed_mean = sum(row[3] - row[4] for row in rows) / len(rows)
+    recomputed = sum(sum(row[:3]) / 3 - row[4] for row in rows) / len(rows)
+    same = f"{sum(theirs) / len(theirs):+.2f} over the same cells and " if 0 < len(theirs) < len(rows) else ""
+    return [
+        f"T2 minus T1ce over the {len(ours)} cells that were run: ours {interval_text(over_cells(ours), signed=True)} "
+        f"({sum(sum(found.values()) > 0 for found in ours)} up); the paper, from its printed averages, "
+        f"{same}{printed_mean:+.2f} over all {len(rows)} ({recomputed:+.2f} with those of T2 recomputed from cells)."
+    ]
+
+
 def enhancing_note(results: Results, runs: Sequence[Run], found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Differences again, without the cases in which a mask without enhancing tumour is rewarded.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mindgap.data.store import INDEX
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_aside, write_json
+from mindgap.networks.weights import MODEL_CARD, WEIGHTS
 from mindgap.runfiles import EVALUATION, MANIFEST, SCORES, SETTINGS, VALIDATIONS
-from mindgap.study.grid import Run
+from mindgap.study.grid import OFFERED, PRESETS, Choice, Run
 from mindgap.study.scale import Place, Scale
 
 ORDERS = "study.json"
@@ -55,6 +58,11 @@ def is_whole(folder: Path, run: Run, scale: Scale) -> bool:
     if not all((folder / name).is_file() for name in (SCORES, MANIFEST, EVALUATION)):
         return False
     return read_json(folder / MANIFEST).get("finished") is True and not read_json(folder / EVALUATION)["failed"]
+
+
+def has_network(folder: Path) -> bool:
+    """Whether the network of a run lies in its folder, and not only what is kept of it."""
+    return all((folder / name).is_file() for name in (MODEL_CARD, WEIGHTS))
 
 
 def refuse_other_cohort(folder: Path, store: Path) -> None:
@@ -112,6 +120,33 @@ def keep_runs(runs: Sequence[Run], scale: Scale, place: Place) -> None:
         write_json(target / SETTINGS, _relative(read_json(source / SETTINGS), place))
         manifest = read_json(source / MANIFEST)
         write_json(target / MANIFEST, {"finished": True, **{key: manifest[key] for key in _FACTS if key in manifest}})
+
+
+def widen(preset: str, choice: Choice, is_there: Callable[[Run], bool]) -> Choice:
+    """A choice with everything of a preset that is there, so that a narrower call takes nothing from a table.
+
+    Runs that only teach, or stand beside the methods of a table, widen nothing.
+
+    Args:
+        preset: Name.
+        choice: What was asked for; a kind of which everything is asked for stays as it is.
+        is_there: Whether a run is.
+    """
+    offered, there, seeds = OFFERED[preset], list[Run](), 0
+    for seed in itertools.count():
+        runs = PRESETS[preset](Choice(seeds=seed + 1))
+        known = [r for r in runs if r.seed == seed and r.method in offered.get("methods", (r.method,)) and is_there(r)]
+        if not known:
+            break
+        there, seeds = there + known, seed + 1
+    kinds = {"methods": "method", "anchors": "anchor", "subsets": "subset"}
+    found = {kind: {getattr(run, field) for run in there} for kind, field in kinds.items()}
+    asked = {kind: getattr(choice, kind) for kind in offered if getattr(choice, kind)}
+    more = {
+        kind: tuple(n for n in offered[kind] if n in found[kind] and n not in names) for kind, names in asked.items()
+    }
+    wider = {kind: (*names, *more[kind]) for kind, names in asked.items()}
+    return replace(choice, seeds=max(choice.seeds, seeds), **wider)
 
 
 def _relative(value: Any, place: Place) -> Any:

@@ -24,6 +24,8 @@ AVERAGE = "Avg"
 COLUMNS = ("WT", "TC", "ET", "ETpp", AVERAGE)
 """Regions, ET without small predictions, and the mean of the first three in each case."""
 ALL = format_subset(SEQUENCES)
+Cell = tuple[Sequence[Run], str | None]
+"""Runs that differ by their seed, and the subset they are asked about; None is their own."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ class Compared:
     Attributes:
         difference: Mean over cases with its interval, in percent.
         p: Of Wilcoxon's test across cases, not adjusted.
+        fewer: Whether one of the cells has seeds that the other lacks, which the difference leaves out.
     """
 
     difference: Interval
     p: float
+    fewer: bool = False
 
 
 class Results:
@@ -59,15 +63,16 @@ class Results:
 
     Args:
         folders: Where the runs lie; the first that has the scores of a run counts.
+        scores: Name of the file of scores of a run.
     """
 
-    def __init__(self, *folders: Path) -> None:
-        self.folders = folders
+    def __init__(self, *folders: Path, scores: str = SCORES) -> None:
+        self.folders, self.scores = folders, scores
         self._read = cache(self._read_scores)
 
     def has(self, run: Run) -> bool:
         """Whether a run was scored."""
-        return self.path(run, SCORES) is not None
+        return self.path(run, self.scores) is not None
 
     def path(self, run: Run, name: str) -> Path | None:
         """A file of a run, if it is there."""
@@ -105,35 +110,62 @@ class Results:
         self, seeds: Sequence[Run], column: str, *, subset: str | None = None, model: str = ""
     ) -> Measured | None:
         """A cell, in percent; None if no run is there."""
-        values = self.cases(seeds, column, subset=subset, model=model)
+        return self.measure_over([(seeds, subset)], column, model=model)
+
+    def measure_over(self, cells: Sequence[Cell], column: str, *, model: str = "") -> Measured | None:
+        """The mean of several cells, in percent, by the seeds that all of them have; None if there is no such seed."""
+        values = self.mean_over(cells, column, model=model)
         if not values:
             return None
-        there = [self._values(run, column, subset, model) for run in seeds if self.has(run)]
-        means = [np.nanmean(list(found.values())) for found in there]
+        seeds = self.seeds_of(cells)
+        means = [np.nanmean(list(self.mean_over(cells, column, model=model, seeds=[n]).values())) for n in seeds]
         spread = 100 * float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-        return Measured(_percent(bootstrap_mean(values)), spread, len(there))
+        return Measured(_percent(bootstrap_mean(values)), spread, len(seeds))
 
     def compare(self, first: Sequence[Run], second: Sequence[Run], column: str) -> Compared | None:
         """First minus second over cases, by the seeds that both have; None if there is no such pair."""
-        return compare_values(*self._paired(first, second, column))
+        return self.compare_over([(first, None)], [(second, None)], column)
+
+    def compare_over(self, first: Sequence[Cell], second: Sequence[Cell], column: str) -> Compared | None:
+        """The mean of some cells minus that of others, by the seeds that all have; None if there is no such seed."""
+        found = compare_values(*self._paired(first, second, column))
+        fewer = self.seeds_of(first) != self.seeds_of(second)
+        return None if found is None else replace(found, fewer=fewer)
 
     def differences(self, first: Sequence[Run], second: Sequence[Run], column: str) -> dict[str, float]:
         """Case -> first minus second, by the seeds that both have."""
+        return self.differences_over([(first, None)], [(second, None)], column)
+
+    def differences_over(self, first: Sequence[Cell], second: Sequence[Cell], column: str) -> dict[str, float]:
+        """Case -> mean of some cells minus that of others, by the seeds that all have."""
         one, other = self._paired(first, second, column)
         return {case: one[case] - other[case] for case in one if case in other}
 
     def _paired(
-        self, first: Sequence[Run], second: Sequence[Run], column: str
+        self, first: Sequence[Cell], second: Sequence[Cell], column: str
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Case -> Dice of both, averaged over the seeds that both have."""
-        pairs = [(a, b) for a, b in zip(first, second, strict=True) if self.has(a) and self.has(b)]
-        return self.cases([a for a, _ in pairs], column), self.cases([b for _, b in pairs], column)
+        """Case -> mean Dice of both, averaged over the seeds that all cells of both have."""
+        seeds = self.seeds_of([*first, *second])
+        return self.mean_over(first, column, seeds=seeds), self.mean_over(second, column, seeds=seeds)
+
+    def seeds_of(self, cells: Sequence[Cell]) -> list[int]:
+        """The places of the seeds that all of some cells have."""
+        counts = [len(runs) for runs, _ in cells]
+        return [n for n in range(min(counts, default=0)) if all(self.has(runs[n]) for runs, _ in cells)]
 
     def mean_over(
-        self, cells: Sequence[tuple[Sequence[Run], str | None]], column: str, *, model: str = ""
+        self, cells: Sequence[Cell], column: str, *, model: str = "", seeds: Sequence[int] | None = None
     ) -> dict[str, float]:
-        """Case -> mean over several cells, each of some seeds and a subset; empty unless all were run."""
-        found = [self.cases(seeds, column, subset=subset, model=model) for seeds, subset in cells]
+        """Case -> mean over several cells; empty unless all were run.
+
+        Args:
+            cells: Each of some seeds and a subset.
+            column: WT, TC, ET, ETpp or Avg.
+            model: Another row of the same file, such as the threshold.
+            seeds: Places of the seeds that count; those that all cells have by default.
+        """
+        chosen = self.seeds_of(cells) if seeds is None else seeds
+        found = [self.cases([runs[n] for n in chosen], column, subset=subset, model=model) for runs, subset in cells]
         shared = set.intersection(*(set(values) for values in found)) if found else set()
         return {case: float(np.mean([values[case] for values in found])) for case in sorted(shared)}
 
@@ -183,7 +215,7 @@ class Results:
         return values_of(scores, model=name, subset=asked, region=column)
 
     def _read_scores(self, run: Run) -> list[Score]:
-        path = self.path(run, SCORES)
+        path = self.path(run, self.scores)
         assert path is not None
         return read_scores(path)
 

@@ -42,8 +42,11 @@ class Scale:
 
     def seconds_of(self, run: Run) -> float:
         """Estimated duration of a run on two cores with native bf16."""
-        slower = self.seconds_per_step.get(run.backbone or run.method, self.seconds_per_step[""])
-        return self.steps_of(run) * slower + self.overhead_s
+        return self.training_seconds_of(run, self.steps_of(run)) + self.overhead_s
+
+    def training_seconds_of(self, run: Run, steps: int) -> float:
+        """Estimated duration of some steps of a run there."""
+        return steps * self.seconds_per_step.get(run.backbone or run.method, self.seconds_per_step[""])
 
 
 _SMALL = ("--width", "8", "--batch", "2", "--crop", "48")
@@ -83,11 +86,16 @@ class Place:
 
     def run(self, name: str) -> Path:
         """Folder of a run."""
-        return self.out / "runs" / name
+        return self.runs / name
 
     def kept(self, name: str) -> Path:
         """Folder of what is kept of a run."""
         return (self.keep or self.out) / "runs" / name
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs."""
+        return self.out / "runs"
 
     @property
     def score_folders(self) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from mindgap.evaluation.statistics import Interval, holm, smallest_attainable_p
 from mindgap.evaluation.summary import BASELINE
 from mindgap.study.grid import Choice, Run
-from mindgap.study.results import AVERAGE, COLUMNS, Compared, Measured, Results
+from mindgap.study.results import AVERAGE, COLUMNS, Cell, Compared, Measured, Results
 
 NOT_RUN = "not run"
 METHOD_NAMES = {"kdnet": "KD-Net", "pmkl": "PMKL", "protokd": "ProtoKD", "smunet": "SMU-Net"}
@@ -101,12 +101,26 @@ def cells(results: Results, seeds: Sequence[Run], *, subset: str | None = None, 
         subset: Of an any-subset network.
         model: Another row of the same scores, such as the threshold.
     """
-    found = [results.measure(seeds, column, subset=subset, model=model) for column in COLUMNS]
-    last = found[-1]
-    if last is None or model:
-        return [*map(cell, found), ""]
-    parts = [f"{last.spread:.2f}" if last.seeds > 1 else "", missing_seeds(last.seeds, len(seeds))]
-    return [*map(cell, found), "; ".join(filter(None, parts))]
+    return mean_cells(results, [(seeds, subset)], model=model)
+
+
+def mean_cells(results: Results, several: Sequence[Cell], *, model: str = "") -> list[str]:
+    """The columns of :func:`cells` for the mean over several cells, by the seeds that all of them have."""
+    found = [results.measure_over(several, column, model=model) for column in COLUMNS]
+    return [*map(cell, found), "" if model else between_seeds(found[-1], len(several[0][0]))]
+
+
+def between_seeds(measured: Measured | None, asked: int) -> str:
+    """The spread between seeds, and how many there are where some were not run."""
+    if measured is None:
+        return ""
+    spread = f"{measured.spread:.2f}" if measured.seeds > 1 else ""
+    return "; ".join(filter(None, [spread, missing_seeds(measured.seeds, asked)]))
+
+
+def counted_cell(measured: Measured | None, asked: int) -> str:
+    """Mean and interval, and how many seeds there are where some were not run."""
+    return "; ".join(filter(None, [cell(measured), missing_seeds(measured.seeds, asked) if measured else ""]))
 
 
 def missing_seeds(found: int, asked: int) -> str:
@@ -114,11 +128,20 @@ def missing_seeds(found: int, asked: int) -> str:
     return f"{found} of {asked} seeds" if found < asked else ""
 
 
-def threshold_row(results: Results, candidates: Iterable[Sequence[Run]]) -> list[str] | None:
-    """Cells of the best single threshold on what the first of some runs saw; None if none was scored beside it."""
+def threshold_row(
+    results: Results, candidates: Iterable[Sequence[Run]], *, subsets: Sequence[str | None] = (None,)
+) -> list[str] | None:
+    """Cells of the best single threshold on what the first of some runs saw; None if none was scored beside it.
+
+    Args:
+        results: Of the study.
+        candidates: Runs that differ by their seed, several times.
+        subsets: Of any-subset networks; the row is their mean.
+    """
     for seeds in candidates:
-        if results.measure(seeds, AVERAGE, model=BASELINE) is not None:
-            return cells(results, seeds, model=BASELINE)
+        several = [(seeds, subset) for subset in subsets]
+        if results.measure_over(several, AVERAGE, model=BASELINE) is not None:
+            return mean_cells(results, several, model=BASELINE)
     return None
 
 
@@ -175,6 +198,11 @@ class Tests:
             f"p: Wilcoxon across cases on the average of seeds, zeros by Pratt, Holm over {len(self.found)} tests. "
             f"With {fewest.counted} the smallest adjusted p that can be reached is {least:.2g}{verdict}."
         )
+        if any(compared.fewer for _, compared in self.found):
+            self.table.notes.append(
+                "Differences use the seeds both have: where one was run with more, they are not the difference of the "
+                "two averages."
+            )
 
 
 def common_notes(choice: Choice) -> list[str]:
