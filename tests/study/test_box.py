@@ -27,7 +27,7 @@ from mindgap.study.box import LOWER, build_box, lower_odds, measure_gate, prepar
 from mindgap.study.card import write_card
 from mindgap.study.scale import Place, commands_of
 from mindgap.study.trial_tables import compare, odds_markdown, subsets_markdown, targets_markdown, trials_markdown
-from mindgap.study.trials import BOX, FIRST, SECOND, TRIALS, Trial, choose_trials, runs_of, scale_of
+from mindgap.study.trials import BOX, FIRST, SECOND, THIRD, TRIALS, Trial, choose_trials, runs_of, scale_of
 from mindgap.training.loop import Schedule
 
 TINY = Trial(BOX, "two folds", steps=3, folds=(1, 2), against=None)
@@ -239,14 +239,15 @@ def test_the_box_needs_every_training_before_it_and_meets_other_draws_in_each():
     assert [(run.name, run.after) for run in runs] == [
         ("first-fold2", None),
         ("second-fold2", "first-fold2"),
-        ("box-fold2", "second-fold2"),
+        ("third-fold2", "second-fold2"),
+        ("box-fold2", "third-fold2"),
     ]
-    seeds = [run.seed for trial in (FIRST, SECOND, BOX) for run in TRIALS[trial].runs]
+    seeds = [run.seed for trial in (FIRST, SECOND, THIRD, BOX) for run in TRIALS[trial].runs]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_trials_are_known_by_name_and_short_ones_differ_in_what_they_say_only():
-    assert [trial.name for trial in choose_trials(())] == [BOX, SECOND, FIRST, "dynunet"]
+    assert [trial.name for trial in choose_trials(())] == [BOX, THIRD, SECOND, FIRST, "dynunet"]
     with pytest.raises(SettingError, match="there is no trial 'nothing'"):
         choose_trials(["nothing"])
     assert len({run.name for trial in TRIALS.values() for run in trial.runs}) == sum(
