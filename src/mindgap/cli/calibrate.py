@@ -37,7 +37,8 @@ class Calibrate:
         level: Probability of the volume intervals; n cases reach n/(n+1) at most.
         review_below: Expected Dice of WT below which a mask is flagged.
         test: A second cohort with labels, on which the estimates are held against what is so.
-        out: Folder for the test's table (confidence-test.csv) and picture (reliability.png); the run folder by default.
+        out: Folder for the test's table (confidence-test.csv) and picture (reliability.png); the run folder by default,
+            where `mindgap report` looks for the picture.
         labels: Label convention, where the files do not tell.
         coverage: As of `mindgap segment`; calibrate as you will segment.
         engine: As of `mindgap segment`.
