@@ -49,14 +49,19 @@ def _stripped(scan: Volume, pose: np.ndarray, shape: tuple[int, int, int], grid:
 @pytest.fixture(scope="module")
 def examination(journey, write_dicom, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A phantom as four DICOM series; T2 on an oblique grid of its own, the head turned and shifted."""
-    folder = tmp_path_factory.mktemp("dicom")
     case = next(journey.cohort.glob("*GG/*"))
+    return _examine(case, tmp_path_factory.mktemp("dicom"), write_dicom, spacing_mm=(3, 3, 4), shape=(84, 84, 48))
+
+
+def _examine(case: Path, folder: Path, write_dicom, *, spacing_mm: tuple[int, ...], shape: tuple[int, ...]) -> Path:
+    """The four images of a patient as DICOM series; T2 on an oblique grid of its own, the head turned and shifted."""
     for number, kind in enumerate(("T1", "T1ce", "T2", "FLAIR"), start=2):
         scan = read_volume(next(case.glob(f"*_{kind.lower()}.nii.gz")), case=kind)
         array, grid = scan.array, scan.affine
         if kind == "T2":
-            grid = _turned(-7, (10, 250, 0)) @ np.diag([-3, -3, 4, 1])
-            array = _stripped(scan, _turned(*POSE), (84, 84, 48), grid)
+            i, j, k = spacing_mm
+            grid = _turned(-7, (10, 250, 0)) @ np.diag([-i, -j, k, 1])
+            array = _stripped(scan, _turned(*POSE), shape, grid)
         write_dicom(folder / kind, np.rint(array), np.diag([-1, -1, 1, 1]) @ grid, kind=kind, SeriesNumber=number)
     return folder
 
@@ -81,14 +86,7 @@ def test_a_series_on_a_grid_of_its_own_is_refused_and_taken_as_raw(journey, exam
 def test_raw_dicom_finds_the_tumour_of_the_untouched_run(write_dicom, tmp_path) -> None:
     """The network in the box, at 2 mm; T2 on an oblique grid of its own, of a head that was turned and shifted."""
     case = write_cohort(tmp_path / "cohort", cases=1, seed=3, spacing_mm=2.0, workers=1)[0]
-    for number, kind in enumerate(("T1", "T1ce", "T2", "FLAIR"), start=2):
-        scan = read_volume(next(case.glob(f"*_{kind.lower()}.nii.gz")), case=kind)
-        array, grid = scan.array, scan.affine
-        if kind == "T2":
-            grid = _turned(-7, (10, 250, 0)) @ np.diag([-2, -2, 3, 1])
-            array = _stripped(scan, _turned(*POSE), (126, 126, 64), grid)
-        lps = np.diag([-1, -1, 1, 1]) @ grid
-        write_dicom(tmp_path / "exam" / kind, np.rint(array), lps, kind=kind, SeriesNumber=number)
+    _examine(case, tmp_path / "exam", write_dicom, spacing_mm=(2, 2, 3), shape=(126, 126, 64))
     plain, raw = tmp_path / "plain.nii.gz", tmp_path / "raw.nii.gz"
     assert main(["segment", str(case), "-o", str(plain)]) == 0
     words = ["segment", str(tmp_path / "exam"), "--yes", "--raw", "--already-stripped", "--reference", "T1"]

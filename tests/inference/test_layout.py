@@ -15,10 +15,10 @@ from mindgap.data.cohort import discover
 from mindgap.errors import SettingError
 from mindgap.inference.cohort import Outcome, _Run, _Segmented, segment_cases
 from mindgap.inference.layout import bids_case, open_bids
-from mindgap.inference.lock import hold
 from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.record import find_in, read_for
 from mindgap.inference.status import Shard, StatusBook, read_status
+from mindgap.lock import hold
 from mindgap.regions import find_convention
 from mindgap.sequences import Sequence
 
@@ -139,7 +139,7 @@ def test_a_share_is_not_run_twice_at_once_and_the_lock_dies_with_its_process(any
     out = tmp_path / "out"
     out.mkdir()
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom mindgap.inference.lock import hold\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mindgap.lock import hold\n"
         "with hold(Path(sys.argv[1]), what='it'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     lock = out / ".status-1-of-2.jsonl.lock"

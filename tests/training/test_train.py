@@ -16,7 +16,7 @@ from mindgap.data.store import open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
-from mindgap.inference.lock import hold
+from mindgap.lock import hold
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
@@ -332,7 +332,7 @@ def test_a_run_folder_takes_one_training_at_a_time_and_is_free_after_a_kill(make
         train(experiment, out, progress=cut_at(5))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom mindgap.inference.lock import hold\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mindgap.lock import hold\n"
         "with hold(Path(sys.argv[1]), what='it'):\n    print('held', flush=True)\n    time.sleep(120)\n"
     )
     monkeypatch.setattr(turn, "_PATIENCE_S", 0.0)

@@ -122,11 +122,16 @@ def _origin_of(path: Path, series: DicomSeries, others: tuple[str, ...]) -> Orig
     from mindgap.data.folders import visible
     from mindgap.files import sha256_of
 
-    files = sorted({one.path for one in series.slices})
     return Origin(
-        visible(path), series.name, series.uid, series.number, series.description, len(series.slices),
-        sha256_of(*files), others,
-    )  # fmt: skip
+        file=visible(path),
+        name=series.name,
+        uid=series.uid,
+        number=series.number,
+        description=series.description,
+        images=len(series.slices),
+        sha256=sha256_of(*sorted({one.path for one in series.slices})),
+        others=others,
+    )
 
 
 def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:

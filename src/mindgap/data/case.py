@@ -301,17 +301,25 @@ def check_stripped(case: str, volume: Volume, *, force: bool) -> None:
         expected = f"a brain on background 0, of at most {MOST_BRAIN_ML / 1000:g} L"
         found = f"{litres:.1f} L above 0, as in a head with its skull or with noise around it"
         mend = f"{strip}, or take raw scans with --raw and --hd-bet or --brain-mask; --force takes it as it is"
-    elif holds_labels(array):
-        expected, found = "grey values", f"nothing but whole numbers from 0 to {high:g}, as in a label map or a mask"
-        mend = "give the image itself; a segmentation is named *seg*"
     else:
+        refuse_labels(case, array)
         return
     raise InputError(case=case, expected=expected, found=found, mend=mend)
 
 
-def holds_labels(array: NDArray[np.float32]) -> bool:
-    """Whether a volume holds few whole numbers, as a label map or a mask does and no image."""
-    return bool(array.min() >= 0 and array.max() <= LARGEST_LABEL and np.array_equal(array, np.rint(array)))
+def refuse_labels(case: str, array: NDArray[np.float32]) -> None:
+    """Refuse few whole numbers, which a label map or a mask holds and no image.
+
+    Raises:
+        InputError: There is nothing else.
+    """
+    if array.min() >= 0 and array.max() <= LARGEST_LABEL and np.array_equal(array, np.rint(array)):
+        raise InputError(
+            case=case,
+            expected="grey values",
+            found=f"nothing but whole numbers from 0 to {array.max():g}, as in a label map or a mask",
+            mend="give the image itself; a segmentation is named *seg*",
+        )
 
 
 def _check_target(case_id: str, target: NDArray[np.uint8], reference: Volume) -> None:

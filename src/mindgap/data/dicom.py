@@ -186,7 +186,7 @@ def _unpack(path: Path, folder: Path) -> None:
         for member in members:
             name = PurePosixPath(member.filename.replace("\\", "/"))
             link = stat.S_ISLNK(member.external_attr >> 16)
-            if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]) or link:
+            if name.is_absolute() or ".." in name.parts or any(":" in part for part in name.parts[:1]) or link:
                 raise InputError(
                     case=path.name,
                     expected="files inside the archive's own folder",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
-from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case, check_stripped, holds_labels
+from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case, check_stripped, refuse_labels
 from mindgap.data.nifti import Volume, check_head, read_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.registration import Registration, register, resample, to_itk
@@ -118,8 +118,8 @@ def to_atlas_grid(
         images = {sequence: _without_bias(case_id, volume) for sequence, volume in images.items()}
     reference, stripped = images[first], options.brain.already_stripped
     others = {s: volume for s, volume in images.items() if s != first}
-    say(f"registering {', '.join(others)} to {first}, and {first} to the atlas" if others else
-        f"registering {first} to the atlas")  # fmt: skip
+    between = f"{', '.join(others)} to {first}, and " if others else ""
+    say(f"registering {between}{first} to the atlas")
     laid = {s: _lay(case_id, (s, volume), (first, reference), say, stripped=stripped) for s, volume in others.items()}
     ways = {first: np.eye(4)} | {s: found.matrix for s, found in laid.items()}
     together = time.perf_counter()
@@ -247,13 +247,7 @@ def _check(case: str, volume: Volume, *, stripped: bool, force: bool) -> None:
             found="no voxel above 0",
             mend="give the right file, or leave this sequence out",
         )
-    if holds_labels(array):
-        raise InputError(
-            case=case,
-            expected="grey values",
-            found=f"nothing but whole numbers from 0 to {array.max():g}, as in a label map or a mask",
-            mend="give the image itself; a segmentation is named *seg*",
-        )
+    refuse_labels(case, array)
 
 
 def _check_negative(case: str, voxels: NDArray[np.float32], where: str = "") -> None:

@@ -22,11 +22,11 @@ from mindgap.inference.layout import (
     open_bids,
     write_region_probabilities,
 )
-from mindgap.inference.lock import hold
 from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.raw import RawReading, find_raw, read_raw
 from mindgap.inference.record import Found, Reading, check_sidecar, find_in, place_of, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
+from mindgap.lock import hold
 from mindgap.regions import LabelConvention
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.sequences import format_subset, parse_subset

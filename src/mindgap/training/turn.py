@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import explain_unwritten
-from mindgap.inference.lock import hold
+from mindgap.lock import hold
 from mindgap.runfiles import LOCK
 
 _PATIENCE_S = 60.0

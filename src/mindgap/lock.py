@@ -1,4 +1,4 @@
-"""A lock on a share of a cohort, so that no two processes do the same work; the kernel releases it with its process."""
+"""A lock on a place, so that no two processes do the same work there; the kernel releases it with its process."""
 
 from __future__ import annotations
 
