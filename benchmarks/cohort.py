@@ -62,7 +62,7 @@ def make_case(name: str, shape: tuple[int, int, int], seed: int) -> PreparedCase
     box: Box = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
     return PreparedCase(
         case_id=name,
-        image=image,
+        image=image.numpy(),
         sequences=SEQUENCES,
         boxes=(box,) * len(SEQUENCES),
         target=target,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mindgap.batch import Batch
 from mindgap.data.augmentation import paper_augmentation
-from mindgap.data.prepared import decode
+from mindgap.data.codes import decode
 from mindgap.data.resident import ResidentCases
 from mindgap.data.store import Store, open_store
 from mindgap.methods.base import AbstractMethod, Parts

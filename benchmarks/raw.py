@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mindgap.data.brain import BrainSource
@@ -173,7 +172,7 @@ def carried(
     parts = [
         resample("maps", Volume(part, like.affine, like.path, None), pose, (i, j, k), native.affine) for part in maps
     ]
-    return predictor.classes(torch.from_numpy(np.stack(parts)))
+    return predictor.classes(np.stack(parts))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from mindgap.data.phantom import write_cohort
 from mindgap.data.prepared import Preparation
 from mindgap.inference.export import make_int8
 from mindgap.inference.exported import Exported, Gate, quantised_file, write_exported
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, load_network, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import load_network, save_network
 from mindgap.processor import calm_threads, detect_processor
 from mindgap.sequences import SEQUENCES
 
@@ -154,7 +155,7 @@ def interleave_cold(place: tuple[Path, Path, Path], rounds: int) -> dict[str, li
     seconds: dict[str, list[float]] = {name: [] for name in WARM[:2]}
     for number in range(rounds):
         for name in sorted(seconds, reverse=bool(number % 2)):
-            seconds[name].append(cold(name, case, model, out / "cold.nii.gz"))
+            seconds[name].append(cold(name, case, model, out / f"{name}-cold.nii.gz"))
     return seconds
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mindgap.processor import peak_memory_gib
@@ -134,10 +135,10 @@ def mindgap_windows(case: Path, model: Path, out: Path) -> Go:
 
     keep_freed_memory()
     predictor, (image, _) = Predictor.load(model, device="cpu", engine="auto"), _read(case, BOX)
-    present = torch.ones(len(image), dtype=torch.bool)
+    present = np.ones(len(image), dtype=bool)
 
     def run(tiles: Tensor) -> Tensor:
-        regions = predictor.engine(tiles, present)
+        regions = torch.from_numpy(predictor.engine(tiles.numpy(), present))
         return torch.cat([1 - regions[:, :1], regions], 1)  # four maps, as the reference adds up
 
     def go() -> Phases:
@@ -162,7 +163,7 @@ def mindgap(case: Path, model: Path, out: Path, *, precision: str = "auto") -> G
     spent = {"network": 0.0, "gflop": 0.0}
     engine = predictor.engine
 
-    def timed(images: Tensor, present: Tensor) -> Tensor:
+    def timed(images: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float32]:
         began = time.perf_counter()
         found = engine(images, present)
         spent["network"] = time.perf_counter() - began

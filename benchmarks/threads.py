@@ -24,7 +24,7 @@ POLICIES: dict[str, dict[str, str]] = {
 calm_threads(POLICIES["ours"])
 STEP = """
 import time, torch
-from mindgap.networks import build_aligned
+from mindgap.networks.build import build_aligned
 from mindgap.networks.blocks import channels_last
 from mindgap.processor import choose_precision, detect_processor
 processor = detect_processor("cpu")

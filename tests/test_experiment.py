@@ -19,8 +19,9 @@ from mindgap.methods.protokd import ProtoKdRecipe
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import save_network
 from mindgap.sequences import Sequence, format_subset, parse_subset
 from mindgap.training.loop import Schedule
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.data.prepared import Placement, Preparation, PreparedCase, decode
+from mindgap.data.codes import decode
+from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.data.store import Store, write_case, write_index
 from mindgap.files import read_json
 from mindgap.launch import Job, Resources, launch, states
@@ -46,7 +47,7 @@ def store(tmp_path_factory) -> Path:
         target[5:15, 5:15, 5:15] = 3
         box = tuple((0, n) for n in shape)
         placement = Placement(shape, (0, 1, 2), (False, False, False), shape, box)
-        image = decode(torch.from_numpy(codes))
+        image = decode(torch.from_numpy(codes)).numpy()
         case = PreparedCase(name, image, SEQUENCES, (box,) * 4, target, placement, (2.0, 2.0, 2.0))
         entries[name] = write_case(folder, case, fingerprint="none")
     split = {"name": "lists", "sha256": "", "train": ["P01", "P02"], "validation": [], "test": [], "unassigned": []}

@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import pytest
@@ -49,6 +51,61 @@ def test_detection():
     assert found.threads == torch.get_num_threads()
     with pytest.raises(SettingError, match="'tpu' is unknown: choose auto, cpu or cuda"):
         detect_processor("tpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch is asked")
+@pytest.mark.parametrize("threads", ["1", "64"])
+def test_the_system_says_what_torch_would_say(threads):
+    program = (
+        "import sys\n"
+        "from mindgap.processor import detect_processor\n"
+        "before = detect_processor('cpu')\n"
+        "assert 'torch' not in sys.modules\n"
+        "import torch\n"
+        "assert detect_processor('cpu') == before, before\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+_CPU = """processor\t: {number}
+model name\t: Some CPU
+flags\t\t: fpu {flags}
+physical id\t: 0
+core id\t\t: {core}
+
+"""
+
+
+def test_what_the_system_says_of_its_processors(monkeypatch, tmp_path):
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(processor, "cpu_count", lambda: 8)
+
+    def told(flags, cores=(0, 0, 1)):
+        text = "".join(_CPU.format(number=n, flags=flags, core=core) for n, core in enumerate(cores))
+        (tmp_path / "cpuinfo").write_text(text)
+        return processor._vector(), processor._cores(), processor._cpu_has_native_bf16()
+
+    assert told("avx2") == ("AVX2", 2, False)
+    assert told("avx2 avx512f avx512dq avx512bw avx512vl avx512_bf16", (0, 1, 2)) == ("AVX512", 3, True)
+    assert told("sse4_2", (0, 1)) == ("", 0, False), "torch is asked"
+    assert processor._cpu_name() == "Some CPU"
+    (tmp_path / "cpuinfo").unlink()
+    assert (processor._vector(), processor._cores()) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [({}, 0), ({"OMP_NUM_THREADS": "3,2"}, 3), ({"MKL_NUM_THREADS": "4"}, 4), ({"OMP_NUM_THREADS": "all"}, 0)],
+)
+def test_threads_are_those_the_environment_asks_for(monkeypatch, environment, threads):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processor._threads_asked() == threads
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):

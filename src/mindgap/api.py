@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mindgap.citations import BIBTEX, bibtex
+from mindgap.data.building import prepare_cohort
 from mindgap.data.case import CaseFiles
+from mindgap.data.codes import CodeKind
 from mindgap.data.cohort import Cohort, discover, discover_labelled
-from mindgap.data.preparation import prepare_cohort
-from mindgap.data.prepared import CodeKind, Preparation
+from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawOptions
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
@@ -25,8 +26,6 @@ from mindgap.errors import SettingError
 from mindgap.files import PathLike, read_json, write_text
 from mindgap.inference.cohort import Outcome, segment_cases
 from mindgap.inference.evaluate import evaluate, evaluation_folder
-from mindgap.inference.export import GateCases
-from mindgap.inference.export import export as export_network
 from mindgap.inference.exported import Exported
 from mindgap.inference.layout import Layout, check_probability_files, mask_of, write_region_probabilities
 from mindgap.inference.panel import Panel
@@ -308,6 +307,9 @@ def export(
     Raises:
         MindgapError: No validation case is there, or a package is missing.
     """
+    from mindgap.inference.export import GateCases  # these load torch: not for who segments
+    from mindgap.inference.export import export as export_network
+
     cohort, convention = discover_labelled(data, labels)
     parts = read_json(model / MANIFEST)["cases"]
     train, validation = (

@@ -1,8 +1,4 @@
-"""The waist: what goes into every network (Batch), what comes out (Output), and the words for their shapes.
-
-Axes are named B (case in the batch), J (sequence), C (channel or class), L (channel of a latent), R (region) and
-i j k (voxel).
-"""
+"""The waist: what goes into every network (Batch), and what comes out (Output). Axes are named as in `shapes`."""
 
 from __future__ import annotations
 
@@ -10,26 +6,13 @@ import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
+from mindgap.regions import Head
 from mindgap.sequences import Subset
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Integer, Shaped
-else:
-    try:
-        from jaxtyping import Bool, Float, Integer, Shaped
-    except ImportError:  # a bare training machine has torch and little else; shapes are then only read by people
-
-        class _Anything:
-            def __class_getitem__(cls, _: Any) -> type[Tensor]:
-                return Tensor
-
-        Bool = Float = Integer = Shaped = _Anything
+from mindgap.shapes import BACKGROUND, Bool, Float, Integer, Shaped
 
 __all__ = [
     "BACKGROUND",
@@ -40,12 +23,8 @@ __all__ = [
     "Output",
     "Shaped",
     "brain_of",
-    "classes_from_regions",
     "fill_absent",
 ]
-
-BACKGROUND = -1.0
-"""Value of every voxel outside the brain in a prepared image; brain voxels are strictly above it."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +143,6 @@ def _at(choices: Sequence[tuple[bool, ...]], share: float) -> tuple[bool, ...]:
     return choices[min(int(share * len(choices)), len(choices) - 1)]
 
 
-Head = Literal["softmax", "sigmoid"]
-
-
 @dataclass(frozen=True)
 class Output:
     """What a network says about a batch.
@@ -202,30 +178,6 @@ class Output:
 def subsets_of(count: int) -> list[tuple[bool, ...]]:
     """Every non-empty choice among ``count`` columns."""
     return [choice for choice in itertools.product((False, True), repeat=count) if any(choice)]
-
-
-def classes_from_regions(probabilities: Float[Tensor, "R i j k"], head: Head = "softmax") -> Tensor:
-    """The class of each voxel (i j k, uint8) from nested region probabilities.
-
-    Softmax: the most probable one. With WT, TC, ET nested the class probabilities are 1-WT (background), ET, TC-ET
-    (NCR), WT-TC (oedema). Sigmoid, whose probabilities are no shares of one: WT, TC and ET where theirs is at least
-    0.5, as SMU-Net's release decides (tumour where any class is likelier than not; there ET before NCR before ED).
-
-    Args:
-        probabilities: WT, TC, ET.
-        head: Of the network they come from.
-    """
-    wt, tc, et = probabilities
-    if head == "sigmoid":
-        inner = torch.where(tc >= 0.5, torch.where(et >= 0.5, ET_CLASS, NCR_CLASS), ED_CLASS)
-        return torch.where(wt >= 0.5, inner, 0).to(torch.uint8).cpu()
-    # the first of the largest, as argmax over a stack of four would say, which takes ten times longer
-    largest = 1 - wt
-    classes = torch.zeros(wt.shape, dtype=torch.uint8, device=wt.device)
-    for value, share in ((ET_CLASS, et), (NCR_CLASS, tc - et), (ED_CLASS, wt - tc)):
-        classes.masked_fill_(share > largest, value)
-        largest = torch.maximum(largest, share)
-    return classes.cpu()
 
 
 def brain_of(image: Shaped[Tensor, "*axes"]) -> Shaped[Tensor, "*axes"]:

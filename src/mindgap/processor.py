@@ -17,6 +17,9 @@ from mindgap.errors import SettingError
 Precision = Literal["fp32", "bf16"]
 
 _SHORT = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+_CPUINFO = Path("/proc/cpuinfo")
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")
+"""What the drivers of NVIDIA, of GPUs in WSL and of AMD put there."""
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 
@@ -31,7 +34,7 @@ class Processor:
         native_bf16: Whether bf16 arithmetic is done in hardware. Where it is not, bf16 convolutions are
             hundreds of times slower than fp32 ones, so it is never chosen.
         vector: CPU capability as torch names it, such as "AVX2" or "AVX512".
-        threads: Threads torch computes with.
+        threads: Threads to compute with: one for each core, or fewer where the environment asks for that.
     """
 
     device: Literal["cpu", "cuda"]
@@ -51,16 +54,23 @@ class Processor:
 def detect_processor(device: str = "auto") -> Processor:
     """Ask the machine; nothing is assumed from names.
 
+    torch is asked where it is loaded, where there may be a GPU, or where the system does not tell; else the system is,
+    for loading torch takes longer than all else that a patient's segmentation needs.
+
     Args:
         device: "auto" takes a GPU if there is one.
 
     Raises:
         SettingError: A GPU is asked for and there is none.
     """
-    import torch
-
     if device not in ("auto", "cpu", "cuda"):
         raise SettingError(f"device {device!r} is unknown: choose auto, cpu or cuda.")
+    vector, cores = _vector(), _cores()
+    on_cpu = device == "cpu" or (device == "auto" and not _may_have_gpu())
+    if on_cpu and vector and cores and "torch" not in sys.modules:
+        return Processor("cpu", _cpu_name(), _cpu_has_native_bf16(), vector, min(_threads_asked() or cores, cores))
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingError("device cuda was asked for but torch sees no GPU: use --device cpu or auto.")
     vector, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
@@ -223,18 +233,55 @@ def _text(file: Path) -> str:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    for about in _cpus():
+        if "model name" in about:
+            return about["model name"]
     return platform.processor() or platform.machine()
 
 
 def _cpu_has_native_bf16() -> bool:
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return bool(_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def _vector() -> str:
+    """What torch would call the CPU's capability; empty where that is not known without it."""
+    flags = _flags()
+    if "ATEN_CPU_CAPABILITY" in os.environ or "avx2" not in flags:
+        return ""
+    return "AVX512" if flags >= {"avx512f", "avx512dq", "avx512bw", "avx512vl"} else "AVX2"
+
+
+def _cores() -> int:
+    """Cores, each counted once however many threads it runs, among the CPUs of this process; 0 where not known."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    allowed = os.sched_getaffinity(0)
+    found = [about for about in _cpus() if int(about.get("processor", -1)) in allowed]
+    if len(found) < len(allowed) or any("core id" not in about for about in found):
+        return 0
+    return min(len({(about.get("physical id"), about["core id"]) for about in found}), cpu_count())
+
+
+def _threads_asked() -> int:
+    """What the environment asks libraries of numbers to take, in the order in which torch asks; 0 for nothing."""
+    asked = (os.environ.get(name, "").split(",")[0] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    return next((int(value) for value in asked if value.isdigit()), 0)
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver that torch could compute with shows itself."""
+    return sys.platform != "linux" or any(Path(place).exists() for place in _DRIVERS)
+
+
+def _flags() -> set[str]:
+    return set(next((about["flags"] for about in _cpus() if "flags" in about), "").split())
+
+
+def _cpus() -> list[dict[str, str]]:
+    """What the system says of each processor."""
+    parts = (part.splitlines() for part in _text(_CPUINFO).split("\n\n"))
+    pairs = ([line.partition(":") for line in lines] for lines in parts)
+    return [{key.strip(): value.strip() for key, _, value in found} for found in pairs if found]
 
 
 def is_short_of_memory(error: BaseException) -> bool:

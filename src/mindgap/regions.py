@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ REGIONS: tuple[Region, ...] = tuple(Region)
 
 BACKGROUND_CLASS, ET_CLASS, NCR_CLASS, ED_CLASS = 0, 1, 2, 3
 CLASS_COUNT = 4
+Head = Literal["softmax", "sigmoid"]
+"""How the scores of a network turn into probabilities (``mindgap.batch.Output``), which decides how masks are made."""
 CLASSES_OF_REGION: dict[Region, tuple[int, ...]] = {
     Region.WT: (ET_CLASS, NCR_CLASS, ED_CLASS),
     Region.TC: (ET_CLASS, NCR_CLASS),

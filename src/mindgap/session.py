@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 
-from mindgap.data.prepared import decode, encode
+from mindgap.data.codes import encode
 from mindgap.data.resident import ResidentCases
 from mindgap.data.store import Store, open_store
 from mindgap.errors import MindgapError, SettingError
@@ -36,11 +36,12 @@ from mindgap.experiment import (
 )
 from mindgap.files import write_json
 from mindgap.methods.base import AbstractMethod
-from mindgap.networks import build_network
-from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import ModelCard, read_card, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard, read_card
+from mindgap.networks.weights import save_network
 from mindgap.processor import choose_precision, detect_processor, peak_memory_gib
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
+from mindgap.shapes import STRIDE
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
 from mindgap.training.loop import Training
@@ -289,14 +290,14 @@ class Session:
         if self.training.finished and (self.out / THRESHOLDS).is_file():
             return
 
-        def codes() -> Iterator[tuple[Any, Any]]:
+        def coded() -> Iterator[tuple[Any, Any]]:
             for entry in (entry for entry in self.cases.entries if entry.case_id not in self.store.joined):
-                array = torch.from_numpy(self.store.read(entry.case_id))
-                bytes_ = (array if array.dtype == torch.uint8 else encode(decode(array[:-1]))).numpy()
-                target = array[-1].to(torch.uint8).numpy()
-                yield {s: bytes_[row] for row, s in enumerate(entry.sequences)}, target
+                array = self.store.read(entry.case_id)
+                codes = array if array.dtype == np.uint8 else encode(array[:-1].astype(np.float32))
+                target = array[-1].astype(np.uint8)
+                yield {s: codes[row] for row, s in enumerate(entry.sequences)}, target
 
-        write_json(self.out / THRESHOLDS, thresholds_to_plain(fit_thresholds(codes())))
+        write_json(self.out / THRESHOLDS, thresholds_to_plain(fit_thresholds(coded())))
 
     def validate(self, folder: RunFolder | None) -> None:
         """Score the network that would predict now, and keep it if it is the best so far (ties: the later).

@@ -1,5 +1,8 @@
 """A mask without naming a model."""
 
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,18 @@ def test_segment_takes_the_box_and_says_so(journey, tmp_path: Path, capsys: pyte
     assert nib.load(out).shape == nib.load(_flair(journey)).shape
     assert (np.asarray(nib.load(out).dataobj) > 0).any()
     assert read_json(tmp_path / "seg.manifest.json")["model"]["sha256"] == shipped()[DEFAULT].sha256
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
+def test_the_box_in_openvino_needs_no_torch(journey, tmp_path: Path) -> None:
+    words = ["segment", "--flair", str(_flair(journey)), "--device", "cpu", "-o"]
+    assert main([*words, str(tmp_path / "a.nii.gz")]) == 0  # where bf16 is native, this translates it for the next
+    program = "import sys; sys.modules['torch'] = None; from mindgap.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *words, str(tmp_path / "b.nii.gz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (np.asarray(nib.load(tmp_path / f"{name}.nii.gz").dataobj) for name in "ab")
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_cohort_takes_the_box(journey, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import torch
 
 from mindgap.batch import BACKGROUND, brain_of
 from mindgap.data.augmentation import Augmentation, draw
-from mindgap.data.prepared import Placement, Preparation, PreparedCase, decode, encode
+from mindgap.data.codes import decode, encode
+from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.data.resident import ResidentCases, choose_place
 from mindgap.data.store import Store, write_case, write_index
 from mindgap.errors import MindgapError, SettingError
@@ -28,7 +29,7 @@ def _prepared(case_id, codes, target, boxes=None):
     sequences = tuple(sequence for sequence in SEQUENCES if sequence in codes)
     return PreparedCase(
         case_id=case_id,
-        image=torch.stack([decode(torch.from_numpy(codes[sequence])) for sequence in sequences]),
+        image=np.stack([decode(torch.from_numpy(codes[sequence])).numpy() for sequence in sequences]),
         sequences=sequences,
         boxes=tuple((boxes or {}).get(sequence, _whole(shape)) for sequence in sequences),
         target=target,
@@ -66,14 +67,14 @@ def located(tmp_path):
 
 
 def _corners(batch):
-    return encode(batch.image)[:, :, 0, 0, 0].numpy().astype(int) - 1
+    return encode(batch.image.numpy())[:, :, 0, 0, 0].astype(int) - 1
 
 
 def test_image_and_target_are_cut_from_the_same_place(located):
     for step in range(5):
         batch = located.batch(_draws(step), OFF, crop=16)
         assert tuple(batch.image.shape) == (4, 3, 16, 16, 16)
-        codes = encode(batch.image).numpy().astype(int) - 1
+        codes = encode(batch.image.numpy()).astype(int) - 1
         corners = _corners(batch)
         assert (corners >= 0).all()
         assert (corners <= np.array([4, 8, 2])).all()
@@ -109,7 +110,7 @@ def test_a_case_of_exactly_the_size_of_the_crop_is_taken_whole(tmp_path):
     cases = ResidentCases(_store(tmp_path, _prepared("P01", codes, target)), ["P01"], subset=(T1, T2, FLAIR))
     batch = cases.batch(_draws(batch=1), OFF, crop=16)
     np.testing.assert_array_equal(batch.target[0].numpy(), target)
-    np.testing.assert_array_equal(encode(batch.image)[0].numpy(), np.stack(list(codes.values())))
+    np.testing.assert_array_equal(encode(batch.image.numpy())[0], np.stack(list(codes.values())))
 
 
 def test_a_case_smaller_than_the_crop_is_padded_with_background(tmp_path):
@@ -123,7 +124,7 @@ def test_a_case_smaller_than_the_crop_is_padded_with_background(tmp_path):
     assert bool((batch.target[0][outside] == 0).all())
     np.testing.assert_array_equal(batch.target[0][inner].numpy(), target[:, :16])
     np.testing.assert_array_equal(
-        encode(image[(slice(None), *inner)]).numpy(), np.stack(list(codes.values()))[:, :, :16]
+        encode(image[(slice(None), *inner)].numpy()), np.stack(list(codes.values()))[:, :, :16]
     )
 
 
@@ -140,7 +141,7 @@ def test_columns_go_by_name_where_cases_lack_sequences(tmp_path):
     assert batch.sequences == SEQUENCES
     assert batch.available.tolist() == [[False, True, False, True], [True] * 4]
     assert torch.equal(batch.present, batch.available)
-    values = encode(batch.image).flatten(2)
+    values = torch.from_numpy(encode(batch.image.numpy())).flatten(2)
     assert values.amin(2).tolist() == values.amax(2).tolist() == [[0, 77, 0, 99], [10, 20, 30, 40]]
     assert bool((batch.image[0, 0] == BACKGROUND).all())
 
@@ -196,7 +197,7 @@ def test_what_is_shown_of_a_case_decides_on_its_crop(tmp_path):
     shown, wanted = every.whole(0, shown=(T2,)), alone.whole(0)
     assert torch.equal(shown.image, wanted.image)
     assert every.whole(0).image.shape[2:] == t1.shape != shown.image.shape[2:]
-    spread = every.spread(0, shown.target[0], (T2,)).numpy()
+    spread = every.spread(0, shown.target[0].numpy(), (T2,))
     np.testing.assert_array_equal(spread[inner], target[inner])
     assert int((spread > 0).sum()) == int((target[inner] > 0).sum())
 
@@ -207,7 +208,7 @@ def test_a_whole_case_is_padded_on_both_sides_and_complete(tmp_path):
     batch = ResidentCases(store, ["P01"], subset=(T2,)).whole(0, multiple=8)
     assert tuple(batch.image.shape) == (1, 2, 24, 24, 24)
     place = (slice(2, 21), slice(3, 20), slice(3, 20))
-    np.testing.assert_array_equal(encode(batch.image[0, 1][place]).numpy(), t2[inner])
+    np.testing.assert_array_equal(encode(batch.image[0, 1][place].numpy()), t2[inner])
     np.testing.assert_array_equal(batch.target[0][place].numpy(), target[inner])
     assert int(brain_of(batch.image[0, 1]).sum()) == int((t2 > 0).sum())
     assert int((batch.target > 0).sum()) == int((target > 0).sum())
@@ -376,7 +377,7 @@ def test_a_row_gets_the_tumour_of_the_case_that_was_drawn(tmp_path):
     batch = cases.batch(rows, OFF, crop=16)
     assert not batch.target[0].any()
     assert int((batch.target[1] == ET_CLASS).sum()) == 27
-    codes = encode(batch.image)[1].numpy()
+    codes = encode(batch.image.numpy())[1]
     tumour = batch.target[1].numpy() == ET_CLASS
     assert (codes[SEQUENCES.index(T1CE)][tumour] == 120).all(), "as bright beside this brain as beside its own"
     assert (codes[SEQUENCES.index(T1)] == 60).all()

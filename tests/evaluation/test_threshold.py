@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.data.prepared import Placement, PreparedCase, decode
+from mindgap.data.codes import decode
+from mindgap.data.prepared import Placement, PreparedCase
 from mindgap.errors import MindgapError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.threshold import (
@@ -39,7 +40,7 @@ def _prepared(images):
     sequences = tuple(s for s in SEQUENCES if s in images)
     return PreparedCase(
         case_id="P01",
-        image=torch.stack([decode(torch.from_numpy(images[s])) for s in sequences]),
+        image=np.stack([decode(torch.from_numpy(images[s])).numpy() for s in sequences]),
         sequences=sequences,
         boxes=(box,) * len(sequences),
         target=None,

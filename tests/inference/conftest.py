@@ -13,8 +13,9 @@ from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import pad_to
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import save_network
 from mindgap.regions import find_convention
 from mindgap.sequences import SEQUENCES
 
@@ -63,7 +64,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     padded, _ = pad_to(image, [32, 32, 32])
     head = network.predictor.head
     with torch.no_grad():
-        logits = network.eval()(padded[None], torch.ones(1, 4, dtype=torch.bool)).logits[0]
+        logits = network.eval()(torch.from_numpy(padded)[None], torch.ones(1, 4, dtype=torch.bool)).logits[0]
         spread = logits.flatten(1).std(1)
         head.bias.sub_(logits.flatten(1).mean(1)).div_(spread)
         head.weight.div_(spread[:, None, None, None, None])

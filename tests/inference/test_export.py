@@ -6,7 +6,6 @@ import pytest
 
 from mindgap.errors import MindgapError
 from mindgap.files import read_json, write_json
-from mindgap.inference.engines import outputs_per_voxel
 from mindgap.inference.export import GateCases, export, make_int8
 from mindgap.inference.exported import (
     MOST_LOST,
@@ -20,6 +19,7 @@ from mindgap.inference.exported import (
     write_exported,
 )
 from mindgap.inference.predictor import Predictor
+from mindgap.inference.torch_engine import outputs_per_voxel
 from mindgap.networks.weights import load_network
 from mindgap.processor import detect_processor
 from mindgap.regions import find_convention

@@ -26,7 +26,7 @@ from mindgap.inference.selection import (
     joint_card,
     read_members,
 )
-from mindgap.networks.weights import ModelCard, read_card
+from mindgap.networks.card import ModelCard, read_card
 from mindgap.regions import REGIONS, find_convention
 from mindgap.sequences import SEQUENCES, SUBSETS, Sequence, format_subset, parse_subset
 

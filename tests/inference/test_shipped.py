@@ -9,7 +9,8 @@ from mindgap.errors import MindgapError, SettingError
 from mindgap.inference.exported import quantised_file, read_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.shipped import CARD, DEFAULT, model_folder, shipped
-from mindgap.networks.weights import MODEL_CARD, WEIGHTS, load_network
+from mindgap.networks.card import MODEL_CARD, WEIGHTS
+from mindgap.networks.weights import load_network
 from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
 
 NEVER = {*published_split("protokd").test, "BraTS20_Training_001"}

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mindgap.batch import BACKGROUND, Batch
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, TrainedNetwork
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 
 SIDE = 16

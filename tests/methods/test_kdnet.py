@@ -6,8 +6,9 @@ import torch
 from mindgap.errors import SettingError
 from mindgap.methods.base import Parts
 from mindgap.methods.kdnet import KdNetRecipe
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, TrainedNetwork
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 
 

@@ -8,8 +8,9 @@ from mindgap.errors import SettingError
 from mindgap.losses.distillation import regularised_distillation
 from mindgap.methods.base import Parts, Player
 from mindgap.methods.pmkl import PmklRecipe
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, TrainedNetwork
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 from mindgap.training.optimisation import Optimisation, make_optimiser
 

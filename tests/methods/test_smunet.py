@@ -14,7 +14,7 @@ from mindgap.methods.anchors import PAPER
 from mindgap.methods.base import Parts
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.networks.norms import settle_norms
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
 

@@ -3,7 +3,7 @@ import torch
 
 from mindgap.batch import BACKGROUND
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 
 
 def make(weighted: bool = True, seed: int = 0):

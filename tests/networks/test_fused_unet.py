@@ -3,7 +3,7 @@ import torch
 
 from mindgap.batch import BACKGROUND
 from mindgap.losses.segmentation import region_terms
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.networks.ensemble import Ensemble
 
 ARGUMENTS = {"sequences": 3, "latent_channels": 2, "width": 2, "own_share": 0.5}

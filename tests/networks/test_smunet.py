@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mindgap.batch import BACKGROUND
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network, head_of
+from mindgap.networks.card import head_of as head_by_card
 from mindgap.networks.smunet import GroupNorm, SmuPath
 
 
@@ -34,6 +35,24 @@ def test_group_norm_is_torchs_in_every_layout_and_keeps_it(layout):
     for output in (found, expected):
         (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
     torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "head"),
+    [
+        ("smunet", {"channels_in": 1}, "sigmoid"),
+        ("vnet", {"channels_in": 1}, "softmax"),
+        ("aligned", {"sequences": 2}, "softmax"),
+        ("aligned", {"sequences": 2, "backbone": "smunet"}, "sigmoid"),
+        ("masked", {"sequences": 2}, "softmax"),
+    ],
+)
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_card_tells_the_head_that_its_network_has(architecture, arguments, head, ensemble):
+    arguments = {**arguments, "width": 2}
+    if ensemble:
+        architecture, arguments = "ensemble", {"count": 2, "architecture": architecture, "arguments": arguments}
+    assert head_of(build_network(architecture, arguments)) == head_by_card(architecture, arguments) == head
 
 
 def test_shapes_and_named_features():

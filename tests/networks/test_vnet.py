@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mindgap.batch import BACKGROUND
-from mindgap.networks.vnet import STRIDE, VNet
+from mindgap.networks.vnet import VNet
+from mindgap.shapes import STRIDE
 
 
 def loss_and_gradients(network, image, present):

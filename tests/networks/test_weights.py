@@ -7,8 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import sha256_of
-from mindgap.networks import build_network
-from mindgap.networks.weights import MODEL_CARD, WEIGHTS, ModelCard, load_network, read_card, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import MODEL_CARD, WEIGHTS, ModelCard, read_card
+from mindgap.networks.weights import load_network, save_network
 from mindgap.sequences import SEQUENCES, parse_subset
 
 ARGUMENTS = {"sequences": 2, "latent_channels": 2, "width": 1, "weighted": True}

@@ -6,7 +6,7 @@ import pytest
 
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_text
-from mindgap.networks.weights import MODEL_CARD, WEIGHTS
+from mindgap.networks.card import MODEL_CARD, WEIGHTS
 from mindgap.runfiles import SCORES
 from mindgap.study import grid, outputs
 from mindgap.study.execute import split_runs

@@ -46,7 +46,7 @@ def make_case(case_id: str, sequences: Subset, seed: int) -> PreparedCase:
     placement = Placement(SHAPE, (0, 1, 2), (False, False, False), SHAPE, tuple((0, n) for n in SHAPE))
     return PreparedCase(
         case_id=case_id,
-        image=torch.from_numpy(image.clip(-1, 1)),
+        image=image.clip(-1, 1),
         sequences=sequences,
         boxes=(box,) * len(sequences),
         target=target,

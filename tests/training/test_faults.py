@@ -14,8 +14,9 @@ from mindgap.api import Interrupted, train
 from mindgap.errors import MindgapError
 from mindgap.experiment import to_plain
 from mindgap.files import remove_leftovers
-from mindgap.networks import build_network
-from mindgap.networks.weights import MODEL_CARD, ModelCard, load_network, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import MODEL_CARD, ModelCard
+from mindgap.networks.weights import load_network, save_network
 from mindgap.runfiles import LOCK, read_lines
 from mindgap.sequences import parse_subset
 from mindgap.training import checkpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mindgap.files import read_json
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.runfiles import CHECKPOINTS
 from mindgap.session import train
 from mindgap.training.checkpoint import load_newest

@@ -15,7 +15,7 @@ from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.smunet import SmuNetRecipe
-from mindgap.networks.weights import read_card
+from mindgap.networks.card import read_card
 from mindgap.runfiles import CHECKPOINTS, read_lines
 from mindgap.session import open_session, train
 from mindgap.training.checkpoint import load_newest

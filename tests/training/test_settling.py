@@ -16,7 +16,7 @@ from mindgap.files import read_json, write_json
 from mindgap.methods.base import Parts
 from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.teacher import TeacherRecipe
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.networks.norms import running_averages, settle_norms
 from mindgap.networks.weights import load_network, save_network
 from mindgap.sequences import SEQUENCES

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mindgap.data.dicom_sequence import Proposal
     from mindgap.data.dicom_stack import Stack
     from mindgap.inference.predictor import Segmentation
-    from mindgap.networks.weights import ModelCard
+    from mindgap.networks.card import ModelCard
     from mindgap.sequences import Sequence
 
 _BY_HEADERS = "auto"

@@ -80,7 +80,7 @@ def _version_or_remedy(package: str, extra: str) -> str:
 def _box_has_int8() -> bool:
     from mindgap.inference.exported import quantised_sha256, read_exported
     from mindgap.inference.shipped import model_folder
-    from mindgap.networks.weights import read_card
+    from mindgap.networks.card import read_card
 
     folder = model_folder(None)
     exported = read_exported(folder, read_card(folder)[1])

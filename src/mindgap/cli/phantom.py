@@ -61,10 +61,11 @@ def print_difficulty(cohort: Path, case_ids: set[str]) -> None:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mindgap.data.codes import encode
     from mindgap.data.cohort import discover
     from mindgap.data.nifti import volume_of_voxel_ml
     from mindgap.data.preparation import prepare_case
-    from mindgap.data.prepared import Preparation, encode
+    from mindgap.data.prepared import Preparation
     from mindgap.evaluation.threshold import fit_thresholds
     from mindgap.regions import CONVENTIONS, Region
     from mindgap.sequences import Sequence as MriSequence
@@ -78,7 +79,7 @@ def print_difficulty(cohort: Path, case_ids: set[str]) -> None:
             ready = prepare_case(case, Preparation())
             assert ready.target is not None
             volumes.append(int(np.count_nonzero(ready.target)) * volume_of_voxel_ml(case.reference.affine))
-            yield dict(zip(ready.sequences, encode(ready.image).numpy(), strict=True)), ready.target
+            yield dict(zip(ready.sequences, encode(ready.image), strict=True)), ready.target
 
     fitted = fit_thresholds(prepared())[Region.WT]
     say(f"{len(found)} cases in {cohort}; whole tumour: median {np.median(volumes):.0f} mL, "

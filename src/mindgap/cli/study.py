@@ -195,7 +195,7 @@ def write_box_tables(place: Place) -> None:
     from mindgap.evaluation.scores import read_scores
     from mindgap.files import write_text
     from mindgap.inference.shipped import describe
-    from mindgap.networks.weights import WEIGHTS
+    from mindgap.networks.card import WEIGHTS
     from mindgap.study.card import write_card
     from mindgap.study.trial_tables import compare, odds_markdown, subsets_markdown, trials_markdown
     from mindgap.study.trials import BOX, TRIALS

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mindgap.batch import Shaped
 from mindgap.data.augmentation import Draws
-from mindgap.data.prepared import CodeRange
+from mindgap.data.codes import CodeRange
 
 
 def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int) -> Tensor:

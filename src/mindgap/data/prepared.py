@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float, Shaped
 from mindgap.errors import SettingError
 from mindgap.sequences import Subset
+from mindgap.shapes import BACKGROUND, Float, Shaped
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 LOWEST_BRAIN = BACKGROUND + 1 / 127.5
 """Smallest value of a prepared brain voxel: one step of the 8-bit store above the background."""
@@ -91,7 +91,7 @@ class PreparedCase:
     """
 
     case_id: str
-    image: Float[Tensor, "J i j k"]
+    image: Float[NDArray[np.float32], "J i j k"]
     sequences: Subset
     boxes: tuple[Box, ...]
     target: NDArray[np.uint8] | None
@@ -119,7 +119,7 @@ def join_prepared(parts: Iterable[PreparedCase]) -> PreparedCase:
     given = list(parts)
     first = given[0]
     whole = join_boxes([part.placement.box for part in given])
-    image = torch.full((len(given), *(end - start for start, end in whole)), BACKGROUND)
+    image = np.full((len(given), *(end - start for start, end in whole)), BACKGROUND, np.float32)
     boxes: list[Box] = []
     for row, part in zip(image, given, strict=True):
         place = shift_box(part.placement.box, whole)
@@ -136,10 +136,17 @@ def join_prepared(parts: Iterable[PreparedCase]) -> PreparedCase:
     )
 
 
-def paste(maps: Shaped[Tensor, "R i j k"], placement: Placement, *, fill: float = 0.0) -> Shaped[Tensor, "R x y z"]:
-    """Maps on the crop as maps on the whole working grid."""
-    whole = maps.new_full((maps.shape[0], *placement.working_shape), fill)
-    a, b, c = slices_of(placement.box)
+def paste(maps: Shaped[NDArray[_Number], "R i j k"], placement: Placement) -> Shaped[NDArray[_Number], "R x y z"]:
+    """Maps on the crop as maps on the whole working grid, 0 around it."""
+    return paste_box(maps, placement.box, placement.working_shape)
+
+
+def paste_box(
+    maps: Shaped[NDArray[_Number], "R i j k"], box: Box, shape: tuple[int, int, int]
+) -> Shaped[NDArray[_Number], "R x y z"]:
+    """Maps on a box as maps on the grid it lies in, 0 around it."""
+    whole = np.zeros((len(maps), *shape), maps.dtype)
+    a, b, c = slices_of(box)
     whole[:, a, b, c] = maps
     return whole
 
@@ -154,49 +161,3 @@ def slices_of(box: Box) -> tuple[slice, slice, slice]:
     """What cuts a box out of an array."""
     a, b, c = (slice(start, end) for start, end in box)
     return a, b, c
-
-
-CodeKind = Literal["uint8", "float16"]
-"""How intensities lie in a store."""
-
-
-def encode(image: Float[Tensor, "*axes"], kind: CodeKind = "uint8") -> Tensor:
-    """Pack prepared intensities: 8 bits (0 outside the brain, 1..255 inside), or float16 as they are.
-
-    Half a step of the 8-bit codes is 0.004 of a range of 2; ``benchmarks/store_codes.py`` measures what that costs.
-    """
-    if kind == "float16":
-        return image.half()
-    codes = ((image + 1) * 127.5).round().clamp(1, 255)
-    return torch.where(image > BACKGROUND, codes, torch.zeros_like(codes)).to(torch.uint8)
-
-
-def decode(codes: Tensor) -> Float[Tensor, "*axes"]:
-    """Unpack :func:`encode`, whichever kind: background is exactly -1, brain strictly above."""
-    if codes.dtype != torch.uint8:
-        return codes.float()
-    return codes.float().div_(127.5).sub_(1.0)
-
-
-@dataclass(frozen=True)
-class CodeRange:
-    """What codes of a kind stand for: background, and the darkest and the brightest brain.
-
-    Attributes:
-        background: Code of what is no brain.
-        lowest: Of the darkest brain.
-        highest: Of the brightest.
-    """
-
-    background: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, codes: Tensor) -> CodeRange:
-        """Of 8-bit codes, or of those that are intensities themselves."""
-        return cls(0.0, 1.0, 255.0) if codes.dtype == torch.uint8 else cls(BACKGROUND, LOWEST_BRAIN, 1.0)
-
-    def fit(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Numbers as codes: whole ones for 8 bits."""
-        return (values.round() if dtype == torch.uint8 else values).to(dtype)

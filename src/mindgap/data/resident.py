@@ -15,7 +15,8 @@ from torch import Tensor
 from mindgap.batch import Batch, Integer
 from mindgap.data.augmentation import Augmentation, Draws, apply_intensities
 from mindgap.data.bending import bend
-from mindgap.data.prepared import Box, CodeRange, decode
+from mindgap.data.codes import CodeRange, decode
+from mindgap.data.prepared import Box, shift_box, slices_of
 from mindgap.data.store import Store
 from mindgap.data.transplant import transplant
 from mindgap.errors import SettingError
@@ -168,12 +169,14 @@ class ResidentCases:
         target = codes[:, -1].to(torch.uint8)
         return Batch(decode(codes[:, :-1]), self.sequences, available, available, target, (entry.case_id,))
 
-    def spread(self, index: int, found: Integer[Tensor, "i j k"], shown: Subset) -> Integer[Tensor, "x y z"]:
+    def spread(
+        self, index: int, found: Integer[NDArray[np.uint8], "i j k"], shown: Subset
+    ) -> Integer[NDArray[np.uint8], "x y z"]:
         """What was found in the crop of some sequences, on that of the subset of all batches; 0 around it."""
         entry = self.entries[index]
         inner, outer = entry.box_of(shown), entry.box_of(self.subset)
-        spread = found.new_zeros([end - start for start, end in outer])
-        spread[tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(inner, outer, strict=True))] = found
+        spread = np.zeros([end - start for start, end in outer], found.dtype)
+        spread[slices_of(shift_box(inner, outer))] = found
         return spread
 
     def _load(self, index: int) -> tuple[Tensor, list[NDArray[np.int16]]]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mindgap.data.prepared import Box, CodeKind, Preparation, PreparedCase, encode, join_boxes
+from mindgap.data.codes import CodeKind, encode
+from mindgap.data.prepared import Box, Preparation, PreparedCase, join_boxes
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import read_json, sha256_of, write_aside, write_json
 from mindgap.sequences import Subset, make_subset, sequence_from_alias
@@ -137,7 +137,7 @@ def write_case(
     """Write one prepared case and its entry, so that an interrupted preparation can go on."""
     assert prepared.target is not None
     image = encode(prepared.image, codes)
-    array = torch.cat([image, torch.from_numpy(prepared.target)[None].to(image.dtype)]).numpy()
+    array = np.concatenate([image, prepared.target[None].astype(image.dtype)])
     path = store_folder / "cases" / f"{prepared.case_id}.npy"
     buffer = io.BytesIO()
     np.save(buffer, array)

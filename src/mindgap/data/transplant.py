@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mindgap.batch import Shaped
-from mindgap.data.prepared import CodeRange
+from mindgap.data.codes import CodeRange
 
 _LEAST_HEALTHY = 100  # voxels to compare brightness by
 _MOST_RATIO = 2.0

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.prepared import PreparedCase, encode
+from mindgap.data.codes import encode
+from mindgap.data.prepared import PreparedCase
 from mindgap.errors import MindgapError
 from mindgap.regions import REGIONS, Region, region_mask
 from mindgap.sequences import Sequence, Subset
@@ -72,7 +73,7 @@ def predict_threshold(prepared: PreparedCase, fitted: Fitted, subset: Subset) ->
     Raises:
         MindgapError: No sequence of the subset was among the fitted cases.
     """
-    codes = encode(prepared.image).numpy()
+    codes = encode(prepared.image)
     chosen = choose_sequences(fitted, tuple(s for s in subset if s in prepared.sequences), case=prepared.case_id)
     return {region: fitted[region][s].apply(codes[prepared.sequences.index(s)]) for region, s in chosen.items()}
 

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from mindgap.batch import Float, Integer
-from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
+import numpy as np
+from numpy.typing import NDArray
+
+from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Head
+from mindgap.shapes import Float, Integer
 
 LOWEST = 0.1
 """No voxel that is less probable counts: the best mask would then be expected to reach a Dice below 0.2."""
 _LEVELS = 256
 
 
-def highest_expected_dice(probabilities: Float[Tensor, "R i j k"]) -> Integer[Tensor, "i j k"]:
+def classes_from_regions(
+    probabilities: Float[NDArray[np.float32], "R i j k"], head: Head = "softmax"
+) -> Integer[NDArray[np.uint8], "i j k"]:
+    """The class of each voxel from nested region probabilities.
+
+    Softmax: the most probable one. With WT, TC, ET nested the class probabilities are 1-WT (background), ET, TC-ET
+    (NCR), WT-TC (oedema). Sigmoid, whose probabilities are no shares of one: WT, TC and ET where theirs is at least
+    0.5, as SMU-Net's release decides (tumour where any class is likelier than not; there ET before NCR before ED).
+
+    Args:
+        probabilities: WT, TC, ET.
+        head: Of the network they come from.
+    """
+    wt, tc, et = probabilities
+    if head == "sigmoid":
+        return _nested(wt >= 0.5, tc >= 0.5, et >= 0.5)
+    # the first of the largest, as argmax over a stack of four would say, which takes ten times longer
+    largest = 1 - wt
+    classes = np.zeros(wt.shape, np.uint8)
+    for value, share in ((ET_CLASS, et), (NCR_CLASS, tc - et), (ED_CLASS, wt - tc)):
+        np.putmask(classes, share > largest, np.uint8(value))
+        np.maximum(largest, share, out=largest)
+    return classes
+
+
+def highest_expected_dice(
+    probabilities: Float[NDArray[np.float32], "R i j k"],
+) -> Integer[NDArray[np.uint8], "i j k"]:
     r"""For each region the mask of highest expected Dice, nested: TC counts within WT and ET within TC.
 
     Of all masks with n voxels the n most probable ones are expected to overlap most, so that the best mask is
@@ -34,27 +63,32 @@ def highest_expected_dice(probabilities: Float[Tensor, "R i j k"]) -> Integer[Te
         We differ: the expectation of the ratio is taken as the ratio of expectations; t is at least :data:`LOWEST`.
     """
     shown = probabilities[0] >= 1 / _LEVELS
-    regions = [p >= _best_threshold(p[shown]) for p in probabilities]
-    wt, tc, et = regions
-    classes = torch.zeros(wt.shape, dtype=torch.uint8, device=wt.device)
+    wt, tc, et = (p >= _best_threshold(p[shown]) for p in probabilities)
+    return _nested(wt, tc, et)
+
+
+def _nested(wt: NDArray[np.bool_], tc: NDArray[np.bool_], et: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Classes from masks, of which TC counts within WT and ET within TC."""
+    classes = np.zeros(wt.shape, np.uint8)
     classes[wt] = ED_CLASS
-    classes[wt & tc] = NCR_CLASS
-    classes[wt & tc & et] = ET_CLASS
+    tc = wt & tc
+    classes[tc] = NCR_CLASS
+    classes[tc & et] = ET_CLASS
     return classes
 
 
-def _best_threshold(values: Float[Tensor, " V"]) -> float:
+def _best_threshold(values: Float[NDArray[np.float32], " V"]) -> float:
     """The threshold t of one region, from a histogram."""
-    if values.numel() == 0:
+    if values.size == 0:
         return LOWEST
-    levels = (values * _LEVELS).long().clamp_(0, _LEVELS - 1)
-    counts = torch.bincount(levels, minlength=_LEVELS).double()
-    sums = torch.bincount(levels, weights=values.double(), minlength=_LEVELS)
+    levels = (values * np.float32(_LEVELS)).astype(np.int64).clip(0, _LEVELS - 1)
+    counts = np.bincount(levels, minlength=_LEVELS)
+    sums = np.bincount(levels, weights=values, minlength=_LEVELS)
     taken, hit = (_from_above(column) for column in (counts, sums))  # voxels at least as probable as each level
-    expected = 2 * hit / (taken + sums.sum()).clamp_min(1e-9)
+    expected = 2 * hit / np.maximum(taken + sums.sum(), 1e-9)
     first = -int(-LOWEST * _LEVELS // 1)
     return (first + int(expected[first:].argmax())) / _LEVELS
 
 
-def _from_above(column: Tensor) -> Tensor:
-    return column.flip(0).cumsum(0).flip(0)
+def _from_above(column: NDArray[Any]) -> NDArray[np.float64]:
+    return column[::-1].cumsum()[::-1].astype(np.float64)

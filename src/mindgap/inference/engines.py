@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from mindgap.batch import Bool, Float, Output
 from mindgap.errors import MindgapError, SettingError
 from mindgap.inference.exported import Exported, is_stale, quantised_file, quantised_sha256, read_exported
-from mindgap.networks.blocks import channels_last
-from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import Trained
 from mindgap.processor import Processor, choose_precision
+from mindgap.shapes import Bool, Float
 
 EngineName = Literal["torch", "openvino"]
 EnginePrecision = Literal["fp32", "bf16", "int8"]
@@ -38,7 +36,9 @@ class Engine(Protocol):
     name: EngineName
     precision: EnginePrecision
 
-    def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
+    def __call__(
+        self, images: Float[NDArray[np.float32], "B J i j k"], present: Bool[NDArray[np.bool_], " J"]
+    ) -> Float[NDArray[np.float32], "B R i j k"]:
         """Probabilities of WT, TC, ET; absent sequences hold background."""
 
 
@@ -102,7 +102,7 @@ def choose_engine(
 
 
 def load_engine(
-    model: TrainedNetwork, processor: Processor, *, engine: str, precision: str
+    model: Trained, processor: Processor, *, engine: str, precision: str
 ) -> tuple[Engine, Choice, Exported | None]:
     """The engine of a trained network, why it is this one, and what was measured when the network was exported.
 
@@ -121,6 +121,8 @@ def load_engine(
         int8, why = False, "its int8 files are not those that were measured: run `mindgap export`, or install, again"
     choice = choose_engine(engine, precision, processor, int8=int8, why_no_int8=why)
     if choice.name == "torch":
+        from mindgap.inference.torch_engine import TorchEngine
+
         return TorchEngine(model.network, processor.device, choice.precision), choice, exported
     from mindgap.inference.openvino_engine import OpenVinoEngine, representation_of
 
@@ -137,63 +139,12 @@ def load_engine(
     return made, choice, exported
 
 
-class TorchEngine:
-    """The network in torch, convolutions with channels last.
-
-    Args:
-        network: In eval mode; it is moved and laid out in place.
-        device: "cpu" or "cuda".
-        precision: bf16 by autocast, or fp32.
-    """
-
-    name: EngineName = "torch"
-
-    def __init__(self, network: nn.Module, device: str, precision: EnginePrecision) -> None:
-        self.device = torch.device(device)
-        self.precision: EnginePrecision = precision
-        self.network = channels_last(network, self.device).eval()
-
-    @torch.inference_mode()
-    def output(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Output:
-        """All the network says."""
-        images = images.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            output: Output = self.network(images, present.expand(len(images), -1))
-        return output
-
-    def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
-        """Probabilities of WT, TC, ET, on the device."""
-        return self.output(images, present).region_probabilities()
-
-
-def outputs_per_voxel(network: nn.Module, sequences: int) -> float:
-    """Numbers that all layers of a network put out for a voxel of the image, counted in one pass over a small cube.
-
-    Args:
-        network: In eval mode.
-        sequences: J.
-    """
-    total = 0
-
-    def count(module: nn.Module, given: object, made: object) -> None:
-        nonlocal total
-        total += made.numel() if isinstance(made, Tensor) and not next(module.children(), None) else 0
-
-    device = next(network.parameters()).device
-    hooks = [module.register_forward_hook(count) for module in network.modules()]
-    cube = torch.zeros(1, sequences, *[2 * STRIDE] * 3, device=device)
-    with torch.inference_mode():
-        network(cube, torch.ones(1, sequences, dtype=torch.bool))
-    for hook in hooks:
-        hook.remove()
-    return total / (2 * STRIDE) ** 3
-
-
 def memory_gib(outputs: float, shape: Sequence[int], precision: EnginePrecision) -> float:
     """Upper bound of what one pass over a volume takes: the outputs of all layers, as if none were freed.
 
     Args:
-        outputs: For each voxel (:func:`outputs_per_voxel`); all of them grow with the volume.
+        outputs: For each voxel (:func:`mindgap.inference.torch_engine.outputs_per_voxel`); all of them grow with the
+            volume.
         shape: Sides in voxels, multiples of the network's stride.
         precision: bf16 halves the outputs.
     """

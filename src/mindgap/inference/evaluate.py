@@ -17,7 +17,7 @@ from mindgap.files import PathLike, read_json, write_json
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.shipped import model_folder
-from mindgap.networks.weights import Decision
+from mindgap.networks.card import Decision
 from mindgap.runfiles import EVALUATION, MANIFEST, PREDICTIONS, SCORES, THRESHOLDS
 from mindgap.sequences import Subset
 

@@ -13,28 +13,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mindgap.batch import BACKGROUND
 from mindgap.data.case import CaseFiles
 from mindgap.data.preparation import prepare_case, put_back
 from mindgap.data.prepared import PreparedCase
 from mindgap.errors import InputError, MindgapError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.rules import DEFAULT_RULES
-from mindgap.inference.engines import HOW_TO_INSTALL, Engine, outputs_per_voxel
+from mindgap.inference.engines import HOW_TO_INSTALL, Engine
 from mindgap.inference.exported import RECORD, Exported, Gate, judge, quantised_file, write_exported
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.tiling import pad_to, padded_shape
-from mindgap.networks.vnet import STRIDE
 from mindgap.networks.weights import TrainedNetwork, load_network
 from mindgap.regions import LabelConvention, Region, region_mask
 from mindgap.sequences import SEQUENCES, Subset
+from mindgap.shapes import BACKGROUND, STRIDE
+
+if TYPE_CHECKING:
+    from mindgap.inference.translation import Sample
 
 Progress = Callable[[int, int, str], None]
 SAMPLES_PER_CASE = 4
@@ -145,6 +146,8 @@ def export(
 
 def counted(exported: Exported, model: TrainedNetwork) -> Exported:
     """The gates, with what a pass of this network takes."""
+    from mindgap.inference.torch_engine import outputs_per_voxel
+
     return replace(exported, outputs_per_voxel=outputs_per_voxel(model.network, len(model.card.sequences)))
 
 
@@ -215,7 +218,8 @@ def make_int8(folder: Path, cases: Sequence[CaseFiles], *, seed: int = 0) -> Non
 
 
 def _quantise(folder: Path, cases: Sequence[CaseFiles], seed: int) -> None:
-    from mindgap.inference.openvino_engine import quantise, save_graph, translate
+    from mindgap.inference.openvino_engine import save_graph
+    from mindgap.inference.translation import quantise, translate
 
     predictor = Predictor(load_network(folder), device="cpu", precision="fp32")
     samples = list(_samples(predictor, cases, seed))
@@ -230,7 +234,7 @@ def _quantise(folder: Path, cases: Sequence[CaseFiles], seed: int) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _samples(predictor: Predictor, cases: Sequence[CaseFiles], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _samples(predictor: Predictor, cases: Sequence[CaseFiles], seed: int) -> Iterator[Sample]:
     """What the network sees of training cases, brains or crops as its card asks, of all sequences and of fewer."""
     random = np.random.default_rng(seed)
     subsets, whole = predictor.subsets, predictor.card.coverage == "whole"
@@ -245,20 +249,20 @@ def _samples(predictor: Predictor, cases: Sequence[CaseFiles], seed: int) -> Ite
             prepared = prepare_case(files.load(subset), predictor.preparation)
             image, present = predictor.columns(prepared)
             if whole:
-                yield pad_to(image, padded_shape(image.shape[1:], STRIDE))[0][None].contiguous(), present[None]
+                yield pad_to(image, padded_shape(image.shape[1:], STRIDE))[0][None], present[None]
             else:
                 yield _crop(image, present, predictor.card.crop, random)
 
 
-def _crop(image: Tensor, present: Tensor, side: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _crop(image: NDArray[np.float32], present: NDArray[np.bool_], side: int, random: np.random.Generator) -> Sample:
     padded, _ = pad_to(image, [max(length, side) for length in image.shape[1:]])
-    brain = (padded.amax(0) > BACKGROUND).nonzero()
+    brain = np.argwhere(padded.max(0) > BACKGROUND)
     middle = brain[int(random.integers(len(brain)))].tolist()
     starts = [
         min(max(centre - side // 2, 0), length - side) for centre, length in zip(middle, padded.shape[1:], strict=True)
     ]
     a, b, c = starts
-    return padded[None, :, a : a + side, b : b + side, c : c + side].contiguous(), present[None]
+    return np.ascontiguousarray(padded[None, :, a : a + side, b : b + side, c : c + side]), present[None]
 
 
 def _measure(
@@ -307,5 +311,5 @@ def _masks(predictor: Predictor, ways: Mapping[str, _Way], prepared: PreparedCas
     masks = {}
     for name, way in ways.items():
         maps = predictor.probabilities(prepared, engine=way.engine, coverage=way.coverage)
-        masks[name] = predictor.classes(put_back(torch.as_tensor(maps), prepared.placement))
+        masks[name] = predictor.classes(put_back(maps, prepared.placement))
     return masks

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import ctypes
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from mindgap.batch import BACKGROUND, Bool, Float
 from mindgap.errors import MindgapError
 from mindgap.files import cache_folder, keep_used, sha256_of
 from mindgap.inference.exported import GRAPH
-from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import Trained
+from mindgap.shapes import Bool, Float
 
 FORMAT = 1
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is left to floating point; int8 layers are marked in the graph."""
-_MODULE = r"__module\.network(\.members\.\d+)?"
-_IN_FLOAT = {
-    "": (r".*encoders.*", r".*encode1.*", r".*head.*"),
-    "fused_unet": (rf"{_MODULE}/.*", rf"{_MODULE}\.norm/.*", r".*head.*", r"aten::.*"),
-}
-"""What stays in floating point when a network is quantised, by its architecture, as expressions for names of layers."""
 
 
 class OpenVinoEngine:
@@ -74,10 +63,11 @@ class OpenVinoEngine:
             mend = "delete its folder, it is made again" if kept else "make it, or install mindgap, again"
             raise MindgapError(f"{graph} cannot be loaded ({error}): {mend}.") from error
 
-    def __call__(self, images: Float[Tensor, "B J i j k"], present: Bool[Tensor, " J"]) -> Float[Tensor, "B R i j k"]:
+    def __call__(
+        self, images: Float[NDArray[np.float32], "B J i j k"], present: Bool[NDArray[np.bool_], " J"]
+    ) -> Float[NDArray[np.float32], "B R i j k"]:
         """Probabilities of WT, TC, ET, computed by one row after the other."""
-        rows = [self._compiled([row[None].numpy(), present[None].numpy()])[0] for row in images.contiguous()]
-        return torch.from_numpy(np.concatenate(rows))
+        return np.concatenate([self._compiled([row[None], present[None]])[0] for row in images])
 
 
 def _compile(core: Any, graph: Path, settings: Mapping[str, str | int], *, keep: bool) -> Any:
@@ -104,7 +94,7 @@ def import_quietly() -> Any:
     return openvino
 
 
-def representation_of(model: TrainedNetwork) -> Path:
+def representation_of(model: Trained) -> Path:
     """The translated network, from the user's cache; it is translated at the first call.
 
     Raises:
@@ -115,77 +105,19 @@ def representation_of(model: TrainedNetwork) -> Path:
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / "openvino" / "translated" / key
     try:
-        graph = folder / GRAPH if (folder / GRAPH).is_file() else save_graph(translate(model), folder)
+        graph = folder / GRAPH if (folder / GRAPH).is_file() else save_graph(_translated(model), folder)
         keep_used(folder)
         return graph
     except OSError:  # a cache that cannot be read or written: every process translates for itself
         own = Path(tempfile.mkdtemp(prefix="mindgap-openvino-"))
         atexit.register(shutil.rmtree, own, ignore_errors=True)
-        return save_graph(translate(model), own / key)
+        return save_graph(_translated(model), own / key)
 
 
-def translate(model: TrainedNetwork) -> Any:
-    """The OpenVINO graph of a network: image (1, J, i, j, k) and presence (1, J) -> WT, TC, ET (1, R, i, j, k).
+def _translated(model: Trained) -> Any:
+    from mindgap.inference.translation import translate  # needs torch, which a graph that is there does not
 
-    It is traced with all sequences present. Where one is absent its voxels are background, and the latent of background
-    is 0 whichever way it is computed, so that the same graph answers for every subset.
-
-    Raises:
-        MindgapError: OpenVINO cannot translate it.
-    """
-    openvino = import_quietly()
-    count = len(model.card.sequences)
-    network = copy.deepcopy(model.network).cpu().eval()
-    for parameter in network.parameters():  # channel after channel: what hands maps over from layout to layout is idle
-        parameter.data = parameter.data.contiguous()
-    example = torch.full((1, count, *[2 * STRIDE] * 3), BACKGROUND)
-    example[:, :, 8:-8, 8:-8, 8:-8] = 0.0
-    try:
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of branches on presence, which are meant (see above)
-            inputs = (example, torch.ones(1, count, dtype=torch.bool))
-            traced = torch.jit.trace(_Regions(network), inputs, check_trace=False)
-            graph: Any = openvino.convert_model(traced, example_input=inputs)
-    except Exception as error:
-        raise MindgapError(
-            f"OpenVINO cannot translate {model.card.architecture} in {model.folder} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}): use --engine torch."
-        ) from error
-    shapes = ([1, count, -1, -1, -1], [1, count])
-    graph.reshape({place: openvino.PartialShape(shape) for place, shape in zip(graph.inputs, shapes, strict=True)})
-    return graph
-
-
-def quantise(graph: Any, samples: Iterable[tuple[Tensor, Tensor]], *, architecture: str) -> Any:
-    """Quantise a graph to int8 after training, with the ranges its maps take on samples.
-
-    Args:
-        graph: From :func:`translate`.
-        samples: image (1, J, i, j, k) and presence (1, J) of training cases.
-        architecture: Of the network, or of the members of an ensemble.
-
-    Reference:
-        NNCF post-training quantisation, https://github.com/openvinotoolkit/nncf. We differ: what turns images into
-        latents, the first layer of a VNet behind them, which takes means and variances of unlike range, and the head
-        stay in floating point; they are a small part of the work.
-    """
-    import_quietly()
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)  # else a line for every layer that is not quantised
-
-    def feed(item: tuple[Tensor, Tensor]) -> list[Any]:
-        return [part.numpy() for part in item]
-
-    items = list(samples)
-    return nncf.quantize(
-        graph,
-        nncf.Dataset(items, feed),
-        subset_size=len(items),
-        preset=nncf.QuantizationPreset.MIXED,
-        fast_bias_correction=False,
-        ignored_scope=nncf.IgnoredScope(patterns=list(_IN_FLOAT.get(architecture, _IN_FLOAT[""])), validate=False),
-    )
+    return translate(model)
 
 
 def save_graph(graph: Any, folder: Path) -> Path:
@@ -226,15 +158,3 @@ def _own_signal_stack() -> Iterator[None]:
         yield
     finally:
         swap(ctypes.byref(before), None)
-
-
-class _Regions(nn.Module):
-    """A network whose output is nothing but its probabilities."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, present: Tensor) -> Tensor:
-        regions: Tensor = self.network(image, present).region_probabilities()
-        return regions

@@ -6,29 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Bool, Float, classes_from_regions
 from mindgap.data.case import Case
 from mindgap.data.nifti import Volume, volume_of_voxel_ml
-from mindgap.data.preparation import prepare_case, put_back
-from mindgap.data.prepared import Placement, Preparation, PreparedCase
+from mindgap.data.preparation import orient_back, prepare_case, put_back
+from mindgap.data.prepared import Placement, Preparation, PreparedCase, paste
 from mindgap.errors import InputError, MindgapError, SettingError
-from mindgap.inference.decision import highest_expected_dice
-from mindgap.inference.engines import Engine, EnginePrecision, TorchEngine, load_engine, memory_gib, outputs_per_voxel
+from mindgap.inference.decision import classes_from_regions, highest_expected_dice
+from mindgap.inference.engines import Engine, EnginePrecision, load_engine, memory_gib
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
-from mindgap.networks import head_of
-from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import Decision, ModelCard, TrainedNetwork, load_network
+from mindgap.networks.card import Decision, Trained, head_of, open_model
 from mindgap.processor import available_memory_gib, detect_processor, is_short_of_memory
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
 from mindgap.sequences import SUBSETS, Subset, format_subset, make_subset
+from mindgap.shapes import BACKGROUND, STRIDE, Bool, Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Coverage = Literal["auto", "tiles", "whole"]
 
@@ -54,7 +53,7 @@ class Segmentation:
     target: NDArray[np.uint8]
     like: Volume
     volumes_ml: Mapping[Region, float]
-    maps: Tensor = field(repr=False)
+    maps: Float[NDArray[np.float32], "R i j k"] = field(repr=False)
     placement: Placement = field(repr=False)
     coverage: Coverage = "tiles"
     confidence: Estimate | None = None
@@ -62,8 +61,7 @@ class Segmentation:
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """Probabilities of WT, TC, ET on the grid of the files (R i j k), made when they are first asked for."""
-        native: NDArray[np.float32] = put_back(self.maps, self.placement).numpy()
-        return native
+        return put_back(self.maps, self.placement)
 
 
 class Predictor:
@@ -84,7 +82,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: TrainedNetwork,
+        model: Trained,
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -94,14 +92,13 @@ class Predictor:
         decision: Decision | None = None,
     ) -> None:
         self.processor = detect_processor(device)
-        self.card: ModelCard = model.card
+        self.model, self.card = model, model.card
         self.sha256, self.folder = model.sha256, model.folder
         self.coverage: Coverage = coverage or model.card.coverage
         self.tta = tta
         self.preparation = Preparation.from_plain(model.card.preparation)
         self.engine, self.choice, self.exported = load_engine(model, self.processor, engine=engine, precision=precision)
-        self.network = model.network
-        self.head = head_of(model.network)
+        self.head = head_of(model.card.architecture, model.card.arguments)
         self.decision: Decision = decision or model.card.decision
         self._fitted_gib = 0.0
 
@@ -119,7 +116,7 @@ class Predictor:
     ) -> Predictor:
         """Load a model folder."""
         return cls(
-            load_network(folder),
+            open_model(folder),
             device=device,
             precision=precision,
             coverage=coverage,
@@ -127,6 +124,11 @@ class Predictor:
             tta=tta,
             decision=decision,
         )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, which an engine other than torch may not need."""
+        return self.model.network
 
     @property
     def precision(self) -> EnginePrecision:
@@ -208,7 +210,7 @@ class Predictor:
             coverage=coverage,
         )
 
-    def _maps(self, case_id: str, prepared: PreparedCase) -> tuple[Tensor, Coverage]:
+    def _maps(self, case_id: str, prepared: PreparedCase) -> tuple[NDArray[np.float32], Coverage]:
         """Probabilities and how they were computed: in tiles after all where one pass turns out not to fit."""
         coverage = self.coverage_of(prepared)  # once: computing changes how much memory is free
         try:
@@ -222,19 +224,16 @@ class Predictor:
                 raise MindgapError(f"{case_id}: memory ran out while segmenting it: take {device}{helps}.") from error
         return self.probabilities(prepared, coverage="tiles"), "tiles"
 
-    def classes(self, probabilities: Float[Tensor, "R i j k"]) -> NDArray[np.uint8]:
+    def classes(self, probabilities: Float[NDArray[np.float32], "R i j k"]) -> NDArray[np.uint8]:
         """The mask that region probabilities stand for, by the rule of the model folder and of the network's head."""
         if self.decision == "expected_dice":
-            classes = highest_expected_dice(probabilities).cpu()
-        else:
-            classes = classes_from_regions(probabilities, self.head)
-        mask: NDArray[np.uint8] = classes.numpy()
-        return mask
+            return highest_expected_dice(probabilities)
+        return classes_from_regions(probabilities, self.head)
 
     def probabilities(
         self, prepared: PreparedCase, *, engine: Engine | None = None, coverage: Coverage | None = None
-    ) -> Float[Tensor, "R i j k"]:
-        """Probabilities of WT, TC, ET on the prepared crop, in host memory; what the crop lacks is absent.
+    ) -> Float[NDArray[np.float32], "R i j k"]:
+        """Probabilities of WT, TC, ET on the prepared crop; what the crop lacks is absent.
 
         Args:
             prepared: The crop.
@@ -246,8 +245,8 @@ class Predictor:
         if self.tta:
             run = mirrored(run)
         if (coverage or self.coverage_of(prepared)) == "tiles":
-            return predict_tiled(image, run, window=self.card.crop).cpu()
-        return predict_whole(image, run, multiple=STRIDE).cpu()
+            return predict_tiled(image, run, window=self.card.crop)
+        return predict_whole(image, run, multiple=STRIDE)
 
     @property
     def planned_coverage(self) -> Coverage:
@@ -275,41 +274,48 @@ class Predictor:
     def _outputs_per_voxel(self) -> float:
         if self.exported is not None and self.exported.outputs_per_voxel is not None:
             return self.exported.outputs_per_voxel
+        from mindgap.inference.torch_engine import outputs_per_voxel
+
         return outputs_per_voxel(self.network, len(self.card.sequences))
 
-    def _classes_at_home(self, maps: Float[Tensor, "R i j k"], placement: Placement) -> NDArray[np.uint8]:
+    def _classes_at_home(self, maps: Float[NDArray[np.float32], "R i j k"], placement: Placement) -> NDArray[np.uint8]:
         """The mask on the grid of the files; decided on the crop where that grid was not resampled."""
         native_shape = tuple(placement.native_shape[axis] for axis in placement.permutation)
         if native_shape != placement.working_shape:
             return self.classes(put_back(maps, placement))
-        mask: NDArray[np.uint8] = put_back(torch.from_numpy(self.classes(maps))[None], placement)[0].numpy()
+        mask: NDArray[np.uint8] = orient_back(paste(self.classes(maps)[None], placement), placement)[0]
         return mask
 
-    def latents(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J C i j k"], Bool[Tensor, "i j k"]]:
+    def latents(
+        self, prepared: PreparedCase
+    ) -> tuple[Float[NDArray[np.float32], "J C i j k"], Bool[NDArray[np.bool_], "i j k"]]:
         """Latents of every sequence in one pass over the prepared crop, and the voxels that are brain in all of them.
 
         Raises:
             SettingError: The network has no latents.
         """
+        from mindgap.inference.torch_engine import TorchEngine
+
         if not isinstance(self.engine, TorchEngine):
             raise SettingError("latents are computed by the engine torch.")
         image, present = self.columns(prepared)
-        padded, place = pad_to(image, padded_shape(image.shape[1:], STRIDE))
-        output = self.engine.output(padded[None], present)
-        if not output.latents:
+        padded, (x, y, z) = pad_to(image, padded_shape(image.shape[1:], STRIDE))
+        found = self.engine.latents(padded[None], present)
+        if found is None:
             raise SettingError(
                 f"the network in {self.folder} ({self.card.architecture}) has no latents: name a teacher."
             )
-        inside = (slice(None), *place)
-        latents = torch.stack([latent[0][inside].float().cpu() for latent in output.latents])
-        return latents, output.features["brain"][0, 0][place].bool().cpu()
+        latents, brain = found
+        return latents[:, :, x, y, z], brain[x, y, z]
 
-    def columns(self, prepared: PreparedCase) -> tuple[Float[Tensor, "J i j k"], Bool[Tensor, J]]:
+    def columns(
+        self, prepared: PreparedCase
+    ) -> tuple[Float[NDArray[np.float32], "J i j k"], Bool[NDArray[np.bool_], " J"]]:
         """The image in the network's order of sequences, and which of them the case has."""
         columns = dict(zip(prepared.sequences, prepared.image, strict=True))
-        absent = torch.full_like(prepared.image[0], BACKGROUND)
-        image = torch.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
-        return image, torch.tensor([s in columns for s in self.card.sequences])
+        absent = np.full_like(prepared.image[0], BACKGROUND)
+        image = np.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
+        return image, np.array([s in columns for s in self.card.sequences])
 
 
 def region_voxels(target: NDArray[np.uint8]) -> dict[Region, int]:

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
 from mindgap.data.case import CaseFiles
 from mindgap.data.nifti import read_volume, volume_of_voxel_ml
 from mindgap.data.prepared import Placement
@@ -85,7 +83,7 @@ def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | N
     """
     began = time.perf_counter()
     on_atlas = find_in(predictor, given.reading, confidence).segmentation
-    maps = torch.from_numpy(bring_back(given.raw, on_atlas.probabilities))
+    maps = bring_back(given.raw, on_atlas.probabilities)
     target = predictor.classes(maps)
     voxel_ml = volume_of_voxel_ml(given.raw.native.affine)
     volumes_ml = {region: count * voxel_ml for region, count in region_voxels(target).items()}

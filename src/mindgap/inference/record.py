@@ -14,7 +14,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles, Source
 from mindgap.data.folders import visible
@@ -305,7 +304,7 @@ def _versions(found: Found, predictor: Predictor) -> dict[str, str]:
     return {
         "mindgap": importlib.metadata.version("mindgap"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
         "numpy": np.__version__,
         "nibabel": nib.__version__,
         **{package: importlib.metadata.version(package) for package, there in took_part.items() if there},

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mindgap.batch import Float
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.nifti import write_label
 from mindgap.data.preparation import put_back, target_on_grid
-from mindgap.data.prepared import Placement, PreparedCase, paste
+from mindgap.data.prepared import PreparedCase, paste
 from mindgap.errors import InputError
 from mindgap.evaluation.metrics import Mask, Spacing
 from mindgap.evaluation.rules import DEFAULT_RULES, Rules
@@ -27,6 +24,7 @@ from mindgap.inference.predictor import Predictor
 from mindgap.regions import LabelConvention, Region
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.sequences import Subset, format_subset, make_subset
+from mindgap.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,9 @@ class _View:
     model: str
     subset: str
 
-    def on_grid(self, maps: Float[Tensor, "R i j k"]) -> Float[Tensor, "R x y z"]:
+    def on_grid(self, maps: Float[NDArray[np.float32], "R i j k"]) -> Float[NDArray[np.float32], "R x y z"]:
         """Maps on the crop, brought to the grid of the scores."""
-        back: Callable[[Tensor, Placement], Tensor] = put_back if self.rules.grid == "native" else paste
-        return back(maps, self.prepared.placement)
+        return (put_back if self.rules.grid == "native" else paste)(maps, self.prepared.placement)
 
     @property
     def reference(self) -> NDArray[np.uint8]:
@@ -173,5 +170,5 @@ class _Baseline:
     def _masks(self, view: _View, subset: Subset) -> dict[Region, Mask]:
         """By the same preparation and the same way back as the network's."""
         found = predict_threshold(view.prepared, self.thresholds, subset)
-        maps = torch.from_numpy(np.stack([mask.astype(np.float32) for mask in found.values()]))
-        return dict(zip(found, view.on_grid(maps).numpy() >= 0.5, strict=True))
+        maps = np.stack([mask.astype(np.float32) for mask in found.values()])
+        return dict(zip(found, view.on_grid(maps) >= 0.5, strict=True))

@@ -17,7 +17,7 @@ from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.files import read_json, write_aside, write_json
 from mindgap.inference.confidence import Confidence, read_confidence
 from mindgap.inference.exported import QUANTISED, RECORD
-from mindgap.networks.weights import MODEL_CARD, WEIGHTS, ModelCard, read_card
+from mindgap.networks.card import MODEL_CARD, WEIGHTS, ModelCard, read_card
 from mindgap.runfiles import CONFIDENCE, MEMBERS, MODELS
 from mindgap.sequences import Subset, format_subset, make_subset
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from mindgap.errors import SettingError
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.inference.confidence import Confidence, read_confidence
-from mindgap.networks import build_network
-from mindgap.networks.weights import WEIGHTS, ModelCard, read_card
+from mindgap.networks.card import WEIGHTS, ModelCard, read_card
 from mindgap.regions import REGIONS
 from mindgap.sequences import format_subset
 
@@ -51,6 +50,8 @@ class Shipped:
     @property
     def parameters(self) -> int:
         """Numbers that were trained."""
+        from mindgap.networks.build import build_network
+
         return sum(p.numel() for p in build_network(self.card.architecture, self.card.arguments).parameters())
 
     @property

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from mindgap.batch import BACKGROUND, Float
 from mindgap.errors import SettingError
+from mindgap.shapes import BACKGROUND, Float
 
-Run = Callable[[Tensor], Tensor]
+Maps = NDArray[np.float32]
+Run = Callable[[Maps], Maps]
 """Maps images (B J i j k) to region probabilities (B R i j k)."""
 
 
@@ -24,9 +24,7 @@ def window_starts(length: int, window: int) -> list[int]:
     return [*starts, length - window]
 
 
-def predict_tiled(
-    image: Float[Tensor, "J i j k"], run: Run, *, window: int, batch: int = 4
-) -> Float[Tensor, "R i j k"]:
+def predict_tiled(image: Float[Maps, "J i j k"], run: Run, *, window: int, batch: int = 4) -> Float[Maps, "R i j k"]:
     """Average the predictions of half-overlapping windows, each with the same weight everywhere.
 
     A constant prediction comes out constant. A volume smaller than the window is padded on both sides with the
@@ -44,39 +42,38 @@ def predict_tiled(
     """
     if window < 1:
         raise SettingError(f"window is {window}: it has to be positive.")
-    shape = list(image.shape[1:])
-    padded, place = pad_to(image, [max(side, window) for side in shape])
-    total: Tensor | None = None
-    count = torch.zeros(padded.shape[1:])
+    padded, (x, y, z) = pad_to(image, [max(side, window) for side in image.shape[1:]])
+    total: Maps | None = None
+    count = np.zeros(padded.shape[1:], np.float32)
     for corners in _batched(list(product(*(window_starts(side, window) for side in padded.shape[1:]))), batch):
-        tiles = torch.stack([padded[:, a : a + window, b : b + window, c : c + window] for a, b, c in corners])
-        maps = run(tiles).float()
+        parts = [[slice(start, start + window) for start in corner] for corner in corners]
+        maps = run(np.stack([padded[:, a, b, c] for a, b, c in parts]))
         if total is None:
-            total = maps.new_zeros((maps.shape[1], *padded.shape[1:]))
-            count = count.to(maps.device)
-        for tile, (a, b, c) in zip(maps, corners, strict=True):
-            part = (slice(a, a + window), slice(b, b + window), slice(c, c + window))
-            total[:, part[0], part[1], part[2]] += tile
-            count[part] += 1
+            total = np.zeros((maps.shape[1], *padded.shape[1:]), np.float32)
+        for tile, (a, b, c) in zip(maps, parts, strict=True):
+            total[:, a, b, c] += tile
+            count[a, b, c] += 1
     assert total is not None
-    return (total / count)[:, place[0], place[1], place[2]]
+    total /= count
+    return total[:, x, y, z]
 
 
-def predict_whole(image: Float[Tensor, "J i j k"], run: Run, *, multiple: int) -> Float[Tensor, "R i j k"]:
+def predict_whole(image: Float[Maps, "J i j k"], run: Run, *, multiple: int) -> Float[Maps, "R i j k"]:
     """One pass over the whole volume, padded with background to a multiple of the network's stride."""
-    padded, place = pad_to(image, padded_shape(image.shape[1:], multiple))
-    return run(padded[None])[0].float()[:, place[0], place[1], place[2]]
+    padded, (x, y, z) = pad_to(image, padded_shape(image.shape[1:], multiple))
+    return run(padded[None])[0, :, x, y, z]
 
 
 def mirrored(run: Run) -> Run:
     """A run that averages the predictions for the eight mirror images of what it is given, each turned back."""
-    flips = [[axis + 2 for axis in range(3) if chosen[axis]] for chosen in product((False, True), repeat=3)]
+    flips = [tuple(axis + 2 for axis in range(3) if chosen[axis]) for chosen in product((False, True), repeat=3)]
 
-    def run_all(images: Tensor) -> Tensor:
-        total = run(images).float()
+    def run_all(images: Maps) -> Maps:
+        total: Maps = run(images).copy()
         for axes in flips[1:]:
-            total = total + run(images.flip(axes)).float().flip(axes)
-        return total / len(flips)
+            total += np.flip(run(np.ascontiguousarray(np.flip(images, axes))), axes)
+        total /= len(flips)
+        return total
 
     return run_all
 
@@ -86,13 +83,13 @@ def padded_shape(shape: Sequence[int], multiple: int) -> list[int]:
     return [-(-side // multiple) * multiple for side in shape]
 
 
-def pad_to(image: Float[Tensor, "J i j k"], shape: list[int]) -> tuple[Tensor, tuple[slice, ...]]:
+def pad_to(image: Float[Maps, "J i j k"], shape: list[int]) -> tuple[Maps, tuple[slice, slice, slice]]:
     """Pad with background on both sides to a shape; the slices undo it."""
     before = [(whole - have) // 2 for whole, have in zip(shape, image.shape[1:], strict=True)]
-    after = [whole - have - b for whole, have, b in zip(shape, image.shape[1:], before, strict=True)]
-    pads = [n for b, a in zip(reversed(before), reversed(after), strict=True) for n in (b, a)]
-    place = tuple(slice(b, b + have) for b, have in zip(before, image.shape[1:], strict=True))
-    return F.pad(image, pads, value=BACKGROUND), place
+    x, y, z = (slice(b, b + have) for b, have in zip(before, image.shape[1:], strict=True))
+    padded = np.full((len(image), *shape), BACKGROUND, np.float32)
+    padded[:, x, y, z] = image
+    return padded, (x, y, z)
 
 
 def _batched(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:

@@ -14,7 +14,7 @@ from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.methods.teacher import AlignedTeacher
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
 
 

@@ -13,7 +13,7 @@ from mindgap.errors import SettingError
 from mindgap.losses.segmentation import region_terms, segmentation_terms, soft_target_loss
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
 
 Loss = Literal["regions", "classes"]

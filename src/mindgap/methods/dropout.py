@@ -11,7 +11,7 @@ from mindgap.batch import Batch, Bool
 from mindgap.errors import SettingError
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
 
 FULL_SHARE = 0.2

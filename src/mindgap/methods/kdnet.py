@@ -13,7 +13,7 @@ from mindgap.losses.distillation import bottleneck_distillation, softened_distil
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, freeze
 from mindgap.methods.student import Student, demand_teacher, hear
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 
 _DEEPEST = 16
 """A VNet has this many times its width of channels at the bottleneck."""

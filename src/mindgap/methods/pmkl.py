@@ -22,7 +22,7 @@ from mindgap.losses.distillation import contrastive_distillation, regularised_di
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, Player, freeze
 from mindgap.methods.student import Student, demand_teacher, hear
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.networks.heads import ContrastiveHead
 
 

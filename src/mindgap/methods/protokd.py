@@ -13,7 +13,7 @@ from mindgap.losses.distillation import elementwise_distillation, prototype_dist
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, freeze
 from mindgap.methods.student import Student, demand_teacher, hear
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 
 
 @dataclass

@@ -26,7 +26,7 @@ from mindgap.methods.anchors import Anchor, AnchorName
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
 from mindgap.methods.student import demand_teacher
 from mindgap.methods.teacher import TeacherRecipe, diagnose_latents
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.networks.heads import StyleDiscriminator
 from mindgap.networks.weights import TrainedNetwork
 from mindgap.runfiles import SETTINGS

@@ -18,7 +18,7 @@ from mindgap.losses.cotraining import sigmoid_dice_loss
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.anchors import Anchor, AnchorName, Encoder
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 from mindgap.sequences import Sequence, Subset
 
 _SAMPLED_VOXELS = 1024

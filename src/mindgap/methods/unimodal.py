@@ -9,7 +9,7 @@ from torch import Tensor
 from mindgap.batch import Batch
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
 
 
 class Unimodal(AbstractMethod):

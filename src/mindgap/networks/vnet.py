@@ -8,9 +8,6 @@ from mindgap.batch import Bool, Float, Output, fill_absent
 from mindgap.networks.blocks import convolutions, downsampling, upsampling
 from mindgap.regions import CLASS_COUNT
 
-STRIDE = 16
-"""Input sides must be multiples of this (four halvings)."""
-
 
 class VNet(nn.Module):
     """Encoder-decoder with four halvings, additive skips, BatchNorm and ReLU.

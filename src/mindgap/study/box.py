@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mindgap.api import Progress, prepare
-from mindgap.batch import classes_from_regions, fill_absent
+from mindgap.batch import fill_absent
 from mindgap.data.cohort import discover_labelled
 from mindgap.data.phantom import write_cohort
 from mindgap.data.prepared import Preparation
@@ -34,21 +33,22 @@ from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.files import read_json, write_json
 from mindgap.inference.calibration import cross_calibrate
 from mindgap.inference.confidence import write_confidence
-from mindgap.inference.decision import highest_expected_dice
+from mindgap.inference.decision import classes_from_regions, highest_expected_dice
 from mindgap.inference.export import GateCases, can_quantise, counted, cross_gate, make_int8, quantised_folder
 from mindgap.inference.exported import write_exported
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.tiling import predict_tiled, predict_whole
-from mindgap.networks import build_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import WEIGHTS
 from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.fused_unet import FusedUNet
-from mindgap.networks.vnet import STRIDE
-from mindgap.networks.weights import WEIGHTS, load_network, save_network
+from mindgap.networks.weights import load_network, save_network
 from mindgap.processor import cpu_count
 from mindgap.regions import REGIONS, Region, region_mask
 from mindgap.runfiles import MANIFEST, MEMBERS, THRESHOLDS
 from mindgap.sequences import SUBSETS, Subset, format_subset
 from mindgap.sequences import Sequence as MriSequence
+from mindgap.shapes import STRIDE
 from mindgap.study.grid import Run
 from mindgap.study.keep import DECIDED
 from mindgap.study.scale import Place
@@ -146,17 +146,17 @@ def score_folds(place: Place, trial: Trial, *, progress: Progress) -> None:
             reference = target[0].numpy().astype(np.uint8)
             for subset in (some for some in SUBSETS if set(some) <= set(store.cases[case].sequences)):
                 seen = cases.whole(index, shown=subset).show(subset)
-                image = fill_absent(seen.image, seen.present)[0]
-                run_it = partial(predictor.engine, present=seen.present[0])
+                image = fill_absent(seen.image, seen.present)[0].numpy()
+                run_it = partial(predictor.engine, present=seen.present[0].numpy())
                 if trial.coverage == "whole":
-                    maps = predict_whole(image, run_it, multiple=STRIDE).cpu()
+                    maps = predict_whole(image, run_it, multiple=STRIDE)
                 else:
-                    maps = predict_tiled(image, run_it, window=predictor.card.crop).cpu()
+                    maps = predict_tiled(image, run_it, window=predictor.card.crop)
                 decided = {run.name + PLAIN: classes_from_regions(maps, predictor.head)}
                 for lowered in LOWERED if trial.name == BOX else LOWERED[:1]:
                     decided[run.name + rule_of(lowered)] = highest_expected_dice(lower_odds(maps, lowered))
                 for name, found in decided.items():
-                    mask = cases.spread(index, found, subset).numpy()
+                    mask = cases.spread(index, found, subset)
                     rows += [_score(name, case, subset, region, mask, reference) for region in REGIONS]
             done += 1
             progress(done, total, case)
@@ -171,7 +171,7 @@ def _score(
     return Score(model, case, format_subset(subset), str(region), dice(a, b), math.nan, *volumes)
 
 
-def lower_odds(maps: Tensor, by: float) -> Tensor:
+def lower_odds(maps: NDArray[np.float32], by: float) -> NDArray[np.float32]:
     r"""Probabilities of nested regions after the log-odds of tumour against none were lowered.
 
     $w' = e^{-s} w / (1 - w + e^{-s} w)$ of the whole tumour; within it the shares of the regions stay.
@@ -180,8 +180,9 @@ def lower_odds(maps: Tensor, by: float) -> Tensor:
         maps: (3, i, j, k), WT first.
         by: s.
     """
-    odds = math.exp(-by)
-    return maps * (odds / (1 - maps[:1] + odds * maps[:1]))
+    odds = np.float32(math.exp(-by))
+    lowered: NDArray[np.float32] = maps * (odds / (1 - maps[:1] + odds * maps[:1]))
+    return lowered
 
 
 def _lower_bias(network: FusedUNet, by: float) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mindgap.batch import Bool, Float
 from mindgap.data.case import Case
 from mindgap.data.preparation import target_on_grid
 from mindgap.data.prepared import PreparedCase, slices_of
@@ -20,6 +18,7 @@ from mindgap.inference.predictor import Predictor
 from mindgap.report.gallery import Embedding, draw_embeddings, draw_latent_maps, draw_masks
 from mindgap.report.scene import Picture
 from mindgap.sequences import SEQUENCES
+from mindgap.shapes import Bool, Float
 from mindgap.study import grid
 from mindgap.study.cohort import open_test_cases
 from mindgap.study.grid import ANCHORS, Choice, Run
@@ -162,10 +161,10 @@ def _open(place: Place, run: Run) -> tuple[Predictor, list[OpenedCase]]:
 def _sample(predictor: Predictor, prepared: PreparedCase, number: int) -> Latents:
     """Latents of a case at brain voxels that depend on the case and its number only (J N C)."""
     latents, brain = predictor.latents(prepared)
-    inside = np.flatnonzero(brain.numpy())
+    inside = np.flatnonzero(brain)
     rng = np.random.default_rng([SEED, number])
     chosen = rng.choice(inside, min(VOXELS, len(inside)), replace=False)
-    sampled: Latents = latents.flatten(2)[:, :, chosen].transpose(1, 2).numpy()
+    sampled: Latents = latents.reshape(*latents.shape[:2], -1)[:, :, chosen].transpose(0, 2, 1)
     return sampled
 
 
@@ -198,16 +197,17 @@ def _picture(case: Case, predicted: NDArray[np.uint8], caption: str) -> Picture:
 def _picture_on_crop(case: Case, prepared: PreparedCase) -> Picture:
     assert case.target is not None
     target = target_on_grid(case.target, prepared.placement)[slices_of(prepared.placement.box)]
-    images = dict(zip(map(str, prepared.sequences), prepared.image.numpy(), strict=True))
+    images = dict(zip(map(str, prepared.sequences), prepared.image, strict=True))
     x, y, z = prepared.spacing_mm
     affine = np.diag([-x, -y, z, 1.0])  # left, posterior, superior
     return Picture(case.case_id, "", "teacher", tuple(images), images, target, target, affine)
 
 
-def _colours(latents: Float[Tensor, "J C i j k"], brain: Bool[Tensor, "i j k"]) -> dict[str, NDArray[np.float32]]:
+def _colours(
+    latents: Float[NDArray[np.float32], "J C i j k"], inside: Bool[NDArray[np.bool_], "i j k"]
+) -> dict[str, NDArray[np.float32]]:
     """Three principal components over all sequences' brain voxels as colours (i j k 3); white outside the brain."""
-    inside = brain.numpy()
-    rows = latents.numpy()[:, :, inside].transpose(0, 2, 1)  # J N C
+    rows = latents[:, :, inside].transpose(0, 2, 1)  # J N C
     centred = (rows - rows.mean((0, 1))).reshape(-1, rows.shape[-1])
     _, axes = np.linalg.eigh(centred.T @ centred)
     scores = centred @ axes[:, ::-1][:, :3]

@@ -12,7 +12,7 @@ from typing import Any
 from mindgap.data.store import INDEX
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_aside, write_json
-from mindgap.networks.weights import MODEL_CARD, WEIGHTS
+from mindgap.networks.card import MODEL_CARD, WEIGHTS
 from mindgap.runfiles import EVALUATION, MANIFEST, SCORES, SETTINGS, VALIDATIONS
 from mindgap.study.grid import OFFERED, PRESETS, Choice, Run
 from mindgap.study.scale import Place, Scale

@@ -7,13 +7,15 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mindgap.batch import Output, classes_from_regions
+from mindgap.batch import Output
 from mindgap.data.resident import ResidentCases
 from mindgap.evaluation.metrics import dice
+from mindgap.inference.decision import classes_from_regions
 from mindgap.inference.tiling import predict_tiled
-from mindgap.networks import head_of
+from mindgap.networks.build import head_of
 from mindgap.regions import REGIONS, region_mask
 from mindgap.sequences import Subset
 
@@ -62,8 +64,8 @@ def validate(
                 continue
             seen = cases.whole(index, shown=some).select(subset).show(some)  # nothing of what is absent, not its crop
             run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
-            maps = predict_tiled(seen.image[0], run, window=window)
-            predicted = cases.spread(index, classes_from_regions(maps, head_of(network)), some).numpy()
+            maps = predict_tiled(seen.image[0].cpu().numpy(), run, window=window)
+            predicted = cases.spread(index, classes_from_regions(maps, head_of(network)), some)
             values.append([dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
         rows.append((index, np.mean(values, axis=0).tolist()))
     return rows
@@ -79,9 +81,10 @@ def mean_scores(rows: Sequence[tuple[int, list[float]]]) -> dict[str, float]:
 
 
 def _region_probabilities(
-    network: nn.Module, present: Tensor, tiles: Tensor, *, device: torch.device, bf16: bool
-) -> Tensor:
-    tiles = tiles.to(device).contiguous(memory_format=torch.channels_last_3d)
+    network: nn.Module, present: Tensor, tiles: NDArray[np.float32], *, device: torch.device, bf16: bool
+) -> NDArray[np.float32]:
+    image = torch.from_numpy(tiles).to(device).contiguous(memory_format=torch.channels_last_3d)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        output: Output = network(tiles, present.expand(len(tiles), -1))
-    return output.region_probabilities()
+        output: Output = network(image, present.expand(len(image), -1))
+    maps: NDArray[np.float32] = output.region_probabilities().cpu().numpy()
+    return maps

@@ -1,0 +1,166 @@
+"""What a model folder says of its network (model.json), without torch: a network in OpenVINO needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from mindgap.errors import MindgapError
+from mindgap.files import read_json, sha256_of
+from mindgap.regions import Head
+from mindgap.sequences import Subset, make_subset, sequence_from_alias
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+MODEL_CARD, WEIGHTS = "model.json", "model.safetensors"
+BEFORE = "before"
+"""Key of the card of the weights that are being replaced."""
+Decision = Literal["most_probable", "expected_dice"]
+"""How the probabilities of a network become a mask (``inference.decision``)."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Enough to rebuild a network for inference without the settings it was trained with.
+
+    Attributes:
+        architecture: Name in ``mindgap.networks.build.NETWORKS``.
+        arguments: Plain arguments of the builder.
+        sequences: What the input columns are.
+        preparation: How a case is prepared, as plain values.
+        crop: Side of the training crops in voxels; the window of a tiled prediction.
+        method: What trained it.
+        any_subset: Whether it takes every non-empty subset of ``sequences``, or needs all of them.
+        decision: How its probabilities become a mask (``inference.decision``).
+        coverage: How it was measured and is meant to be applied: in tiles, or over the whole brain in one pass.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    sequences: Subset
+    preparation: dict[str, Any]
+    crop: int
+    method: str
+    any_subset: bool = False
+    decision: Decision = "most_probable"
+    coverage: Literal["tiles", "whole"] = "tiles"
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A network with its weights and its card."""
+
+    @property
+    def network(self) -> nn.Module:
+        """In eval mode."""
+
+    @property
+    def card(self) -> ModelCard:
+        """How it is built and fed."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose weights are those its card speaks of; they are loaded when they are first asked for.
+
+    Attributes:
+        folder: Where it lies.
+        card: How the network is built and fed.
+        sha256: Of the weights.
+    """
+
+    folder: Path
+    card: ModelCard
+    sha256: str
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """In eval mode, on the CPU.
+
+        Raises:
+            MindgapError: As :func:`mindgap.networks.weights.load_network`.
+        """
+        from mindgap.networks.weights import load_network
+
+        return load_network(self.folder).network
+
+
+def open_model(folder: Path) -> ModelFolder:
+    """Read the card of a model folder and hold the weights against it.
+
+    Raises:
+        MindgapError: As :func:`read_card`; weights are missing or damaged.
+    """
+    card, expected = read_card(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise MindgapError(f"{path} is missing: copy the whole folder of the run.")
+    found = sha256_of(path)
+    if found != expected:
+        raise MindgapError(f"{path} is damaged (SHA-256 {found[:12]}..., expected {expected[:12]}...): copy it again.")
+    return ModelFolder(folder, card, found)
+
+
+def read_card(folder: Path) -> tuple[ModelCard, str]:
+    """Read model.json.
+
+    Returns:
+        The card and the SHA-256 the weights have to have.
+
+    Raises:
+        MindgapError: The folder holds no model, half of one, or one of a newer format.
+    """
+    path = folder / MODEL_CARD
+    if not path.is_file():
+        raise MindgapError(
+            f"{folder} holds no trained model ({MODEL_CARD} is missing): name the folder of a finished run."
+        )
+    value = standing_card(folder)
+    if value.get("format") != FORMAT:
+        raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
+    try:
+        sequences = [sequence_from_alias(name) for name in value["sequences"]]
+        card = ModelCard(
+            architecture=value["architecture"],
+            arguments=value["arguments"],
+            sequences=make_subset(sequence for sequence in sequences if sequence is not None),
+            preparation=value["preparation"],
+            crop=value["crop"],
+            method=value["method"],
+            any_subset=value.get("any_subset", False),
+            decision=value.get("decision", "most_probable"),
+            coverage=value.get("coverage", "tiles"),
+        )
+        return card, value["sha256"]
+    except KeyError as error:
+        raise MindgapError(f"{path} lacks {error}: copy the whole folder of the run again.") from error
+
+
+def head_of(architecture: str, arguments: Mapping[str, Any]) -> Head:
+    """How the logits of a network turn into probabilities, which decides how its masks are made."""
+    if architecture == "ensemble":
+        return head_of(arguments["architecture"], arguments["arguments"])
+    return "sigmoid" if "smunet" in (architecture, arguments.get("backbone")) else "softmax"
+
+
+def standing_card(folder: Path) -> Any:
+    """What model.json says of the weights beside it; of a card that speaks of two models, the one that lies there."""
+    value = read_json(folder / MODEL_CARD)
+    before = value.get(BEFORE)
+    weights = folder / WEIGHTS
+    if before is None or not weights.is_file():
+        return value
+    return before if sha256_of(weights) == before.get("sha256") else {k: v for k, v in value.items() if k != BEFORE}
