@@ -129,7 +129,8 @@ def _on_working_grid(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], Box]:
     """An image and its brain on the working grid, cropped to the box of the brain; without brain, the empty box."""
     box = _bounding_box(inside)
-    image, brain = array[slices_of(box)], inside[slices_of(box)]
+    # files lie in memory the other way round, in which all that follows takes twice as long
+    image, brain = np.ascontiguousarray(array[slices_of(box)]), np.ascontiguousarray(inside[slices_of(box)])
     if array.shape == shape or not image.size:
         return image, brain, box
     image, brain, near = _resample_image(image, brain, box, _three(array.shape), shape)

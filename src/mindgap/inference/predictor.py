@@ -46,6 +46,7 @@ class Segmentation:
         placement: Where the crop lies.
         coverage: "tiles" or "whole", as it was computed.
         confidence: How far it can be trusted; None where that is not known.
+        native: The probabilities on the grid of the files, where they were needed to decide on the mask.
     """
 
     case_id: str
@@ -57,11 +58,12 @@ class Segmentation:
     placement: Placement = field(repr=False)
     coverage: Coverage = "tiles"
     confidence: Estimate | None = None
+    native: Float[NDArray[np.float32], "R x y z"] | None = field(default=None, repr=False)
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
-        """Probabilities of WT, TC, ET on the grid of the files (R i j k), made when they are first asked for."""
-        return put_back(self.maps, self.placement)
+        """Probabilities of WT, TC, ET on the grid of the files (R x y z), made when they are first asked for."""
+        return self.native if self.native is not None else put_back(self.maps, self.placement)
 
 
 class Predictor:
@@ -197,7 +199,7 @@ class Predictor:
         chosen = case.only(used)
         prepared = prepare_case(chosen, self.preparation)
         maps, coverage = self._maps(case.case_id, prepared)
-        target = self._classes_at_home(maps, prepared.placement)
+        target, native = self._classes_at_home(maps, prepared.placement)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
             case_id=case.case_id,
@@ -208,6 +210,7 @@ class Predictor:
             maps=maps,
             placement=prepared.placement,
             coverage=coverage,
+            native=native,
         )
 
     def _maps(self, case_id: str, prepared: PreparedCase) -> tuple[NDArray[np.float32], Coverage]:
@@ -278,13 +281,19 @@ class Predictor:
 
         return outputs_per_voxel(self.network, len(self.card.sequences))
 
-    def _classes_at_home(self, maps: Float[NDArray[np.float32], "R i j k"], placement: Placement) -> NDArray[np.uint8]:
-        """The mask on the grid of the files; decided on the crop where that grid was not resampled."""
+    def _classes_at_home(
+        self, maps: Float[NDArray[np.float32], "R i j k"], placement: Placement
+    ) -> tuple[NDArray[np.uint8], Float[NDArray[np.float32], "R x y z"] | None]:
+        """The mask on the grid of the files, and the probabilities that it was decided by, if not on the crop.
+
+        It is decided on the crop where that grid was not resampled.
+        """
         native_shape = tuple(placement.native_shape[axis] for axis in placement.permutation)
         if native_shape != placement.working_shape:
-            return self.classes(put_back(maps, placement))
+            native = put_back(maps, placement)
+            return self.classes(native), native
         mask: NDArray[np.uint8] = orient_back(paste(self.classes(maps)[None], placement), placement)[0]
-        return mask
+        return mask, None
 
     def latents(
         self, prepared: PreparedCase

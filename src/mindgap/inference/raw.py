@@ -94,6 +94,7 @@ def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | N
         confidence=None if on_atlas.confidence is None else on_atlas.confidence.of_mask(volumes_ml),
         target=target,
         maps=maps,
+        native=maps,
         placement=whole,
         like=given.raw.native,
         volumes_ml=volumes_ml,
