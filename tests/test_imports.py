@@ -51,6 +51,12 @@ WITHOUT_TORCH = (
     "mindgap.inference.images",
     "mindgap.inference.openvino_engine",
     "mindgap.api",
+    "mindgap.cli.segment",
+    "mindgap.cli.segment_cohort",
+    "mindgap.cli.advise",
+    "mindgap.cli.dicom_input",
+    "mindgap.cli.raw_input",
+    "mindgap.cli.picture",
 )
 
 _HIDE = """

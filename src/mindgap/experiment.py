@@ -22,8 +22,9 @@ from mindgap.methods import METHODS
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.teacher import TeacherRecipe
+from mindgap.networks.card import TrainedNetwork
 from mindgap.networks.ensemble import Ensemble
-from mindgap.networks.weights import TrainedNetwork, load_network
+from mindgap.networks.weights import load_network
 from mindgap.sequences import format_subset, parse_subset
 from mindgap.training.loop import Schedule
 from mindgap.training.optimisation import Optimisation

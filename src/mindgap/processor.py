@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import math
 import os
 import platform
@@ -20,6 +21,8 @@ _SHORT = ("out of memory", "can't allocate memory", "cannot allocate memory", "n
 _CPUINFO = Path("/proc/cpuinfo")
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")
 """What the drivers of NVIDIA, of GPUs in WSL and of AMD put there."""
+_NVIDIA = "0x10de"
+"""Vendor of PCI devices; its driver may be loaded by the first program that computes."""
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 
@@ -67,7 +70,7 @@ def detect_processor(device: str = "auto") -> Processor:
         raise SettingError(f"device {device!r} is unknown: choose auto, cpu or cuda.")
     vector, cores = _vector(), _cores()
     on_cpu = device == "cpu" or (device == "auto" and not _may_have_gpu())
-    if on_cpu and vector and cores and "torch" not in sys.modules:
+    if on_cpu and vector and cores and sys.modules.get("torch") is None:
         return Processor("cpu", _cpu_name(), _cpu_has_native_bf16(), vector, min(_threads_asked() or cores, cores))
     import torch
 
@@ -121,7 +124,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of returning it to the system after every layer.
 
     Without this every large activation is faulted in again page by page: inference is 1.3-2 times and a
-    training step 1.1-1.2 times slower. Call it before the first tensor; memory then stays with the process.
+    training step 1.1-1.2 times slower. Call it before the first large array; memory then stays with the process.
 
     Returns:
         Whether the allocator was changed (glibc on Linux only).
@@ -259,18 +262,26 @@ def _cores() -> int:
     found = [about for about in _cpus() if int(about.get("processor", -1)) in allowed]
     if len(found) < len(allowed) or any("core id" not in about for about in found):
         return 0
-    return min(len({(about.get("physical id"), about["core id"]) for about in found}), cpu_count())
+    cores = len({(about.get("physical id"), about["core id"]) for about in found})
+    return min(cores, cpu_count()) if 2 * cores >= len(allowed) else 0  # else a hypervisor names them all alike
 
 
 def _threads_asked() -> int:
     """What the environment asks libraries of numbers to take, in the order in which torch asks; 0 for nothing."""
-    asked = (os.environ.get(name, "").split(",")[0] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    asked = (os.environ.get(name, "").split(",")[0] for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"))
     return next((int(value) for value in asked if value.isdigit()), 0)
 
 
 def _may_have_gpu() -> bool:
-    """Whether a driver that torch could compute with shows itself."""
-    return sys.platform != "linux" or any(Path(place).exists() for place in _DRIVERS)
+    """Whether a GPU that torch could compute with, or its driver, shows itself; a torch for CPUs has none."""
+    try:
+        if importlib.metadata.version("torch").endswith("+cpu"):
+            return False
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    if sys.platform != "linux" or any(Path(place).exists() for place in _DRIVERS):
+        return True
+    return any(_text(vendor).strip() == _NVIDIA for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"))
 
 
 def _flags() -> set[str]:

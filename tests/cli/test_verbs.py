@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -60,6 +61,16 @@ def test_doctor_names_device_precision_and_packages(capsys: pytest.CaptureFixtur
     assert "training   torch, " in text
     assert "segmenting by the box: openvino, " in text
     assert "nothing is missing" in text
+
+
+def test_doctor_tells_of_a_torch_that_does_not_load(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libgomp.so.1 is not there')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "mindgap", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "torch cannot be loaded (libgomp.so.1 is not there): install it again." in done.stdout
 
 
 def test_doctor_lists_optional_packages_with_version_or_remedy(

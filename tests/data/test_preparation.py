@@ -415,3 +415,12 @@ def test_the_target_is_cropped_with_the_image():
     prepared = prepare_case(_case({Sequence.T1: array}, _affine(), target), KEEP)
     np.testing.assert_array_equal(prepared.target, target[2:-2, 2:-2, 2:-2])
     assert _prepare_one(array).target is None
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 2.0, 0.7])
+def test_a_reference_without_tumour_stays_without(spacing_mm):
+    array = _noise((12, 10, 9), margin=2)
+    case = _case({Sequence.T1: array}, _affine(), np.zeros(array.shape, np.uint8))
+    prepared = prepare_case(case, Preparation(spacing_mm=spacing_mm))
+    assert prepared.target.shape == prepared.image.shape[1:]
+    assert not prepared.target.any()

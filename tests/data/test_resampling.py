@@ -28,6 +28,12 @@ def test_a_box_is_resampled_as_its_whole_grid_would_be(shape, wanted, box):
         assert near == tuple((int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(expected)[1:])
 
 
+def test_nothing_stays_nothing():
+    found, near = resample_box(np.zeros((3, 0, 0, 0), np.float32), ((0, 0),) * 3, (8, 9, 7), (4, 18, 7))
+    assert found.shape == (3, 0, 0, 0)
+    assert near == ((0, 0),) * 3
+
+
 def test_a_grid_that_stays_is_not_touched():
     maps = np.random.default_rng(1).random((3, 4, 5, 6), np.float32)
     found, near = resample_box(maps, ((2, 6), (0, 5), (1, 7)), (8, 5, 9), (8, 5, 9))

@@ -19,8 +19,8 @@ from mindgap.inference.predictor import Predictor
 from mindgap.inference.torch_engine import TorchEngine, outputs_per_voxel
 from mindgap.inference.translation import translate
 from mindgap.networks.build import NETWORKS, build_network
-from mindgap.networks.card import ModelCard
-from mindgap.networks.weights import TrainedNetwork, load_network
+from mindgap.networks.card import ModelCard, TrainedNetwork
+from mindgap.networks.weights import load_network
 from mindgap.processor import Processor
 from mindgap.sequences import SEQUENCES
 

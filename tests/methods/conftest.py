@@ -7,8 +7,7 @@ import torch
 
 from mindgap.batch import BACKGROUND, Batch
 from mindgap.networks.build import build_network
-from mindgap.networks.card import ModelCard
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 
 SIDE = 16

@@ -7,8 +7,7 @@ from mindgap.errors import SettingError
 from mindgap.methods.base import Parts
 from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.networks.build import build_network
-from mindgap.networks.card import ModelCard
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 
 

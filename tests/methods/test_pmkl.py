@@ -9,8 +9,7 @@ from mindgap.losses.distillation import regularised_distillation
 from mindgap.methods.base import Parts, Player
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.networks.build import build_network
-from mindgap.networks.card import ModelCard
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 from mindgap.training.optimisation import Optimisation, make_optimiser
 

@@ -12,8 +12,7 @@ from mindgap.methods.kdnet import KdNetRecipe
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.protokd import ProtoKdRecipe
 from mindgap.networks.build import build_network
-from mindgap.networks.card import ModelCard
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
 from mindgap.training.optimisation import Optimisation, make_optimiser
 

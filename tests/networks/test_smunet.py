@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mindgap.batch import BACKGROUND
-from mindgap.networks.build import build_network, head_of
-from mindgap.networks.card import head_of as head_by_card
+from mindgap.networks.build import build_network, head_of_network
+from mindgap.networks.card import head_of
 from mindgap.networks.smunet import GroupNorm, SmuPath
 
 
@@ -45,6 +45,9 @@ def test_group_norm_is_torchs_in_every_layout_and_keeps_it(layout):
         ("aligned", {"sequences": 2}, "softmax"),
         ("aligned", {"sequences": 2, "backbone": "smunet"}, "sigmoid"),
         ("masked", {"sequences": 2}, "softmax"),
+        ("fused", {"sequences": 2}, "softmax"),
+        ("fused_unet", {"sequences": 2}, "softmax"),
+        ("dynunet", {"sequences": 2}, "softmax"),
     ],
 )
 @pytest.mark.parametrize("ensemble", [False, True])
@@ -52,7 +55,7 @@ def test_a_card_tells_the_head_that_its_network_has(architecture, arguments, hea
     arguments = {**arguments, "width": 2}
     if ensemble:
         architecture, arguments = "ensemble", {"count": 2, "architecture": architecture, "arguments": arguments}
-    assert head_of(build_network(architecture, arguments)) == head_by_card(architecture, arguments) == head
+    assert head_of_network(build_network(architecture, arguments)) == head_of(architecture, arguments) == head
 
 
 def test_shapes_and_named_features():

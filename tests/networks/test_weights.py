@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import sha256_of
 from mindgap.networks.build import build_network
-from mindgap.networks.card import MODEL_CARD, WEIGHTS, ModelCard, read_card
+from mindgap.networks.card import MODEL_CARD, WEIGHTS, ModelCard, open_model, read_card
 from mindgap.networks.weights import load_network, save_network
 from mindgap.sequences import SEQUENCES, parse_subset
 
@@ -177,3 +177,28 @@ def test_numbers_that_are_not_finite_are_refused(saved, value, tmp_path):
     save_network(tmp_path / "spoilt", network, card)
     with pytest.raises(MindgapError, match=r"not finite .*running_var"):
         load_network(tmp_path / "spoilt")
+
+
+def test_a_model_folder_loads_its_weights_when_asked_and_no_others(saved, tmp_path):
+    _, network, card = saved
+    save_network(tmp_path / "m", network, card)
+    model, untouched = open_model(tmp_path / "m"), open_model(tmp_path / "m")
+    state = model.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    assert (model.card, model.sha256) == read_card(tmp_path / "m")
+    next(network.parameters()).data.add_(1)
+    save_network(tmp_path / "m", network, card)
+    with pytest.raises(MindgapError, match="other weights while it was in use"):
+        untouched.network  # noqa: B018
+    assert model.network is model.network
+
+
+def test_damaged_weights_are_refused_before_they_are_loaded(saved, tmp_path):
+    _, network, card = saved
+    save_network(tmp_path / "m", network, card)
+    (tmp_path / "m" / WEIGHTS).write_bytes(b"other")
+    with pytest.raises(MindgapError, match="damaged"):
+        open_model(tmp_path / "m")
+    (tmp_path / "m" / WEIGHTS).unlink()
+    with pytest.raises(MindgapError, match="missing"):
+        open_model(tmp_path / "m")

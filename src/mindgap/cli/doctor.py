@@ -7,7 +7,7 @@ import platform
 from collections.abc import Sequence
 
 _PACKAGES = {
-    "torch": "everything",
+    "torch": "training, and every engine but a network that OpenVINO has already",
     "accelerate": "training",
     "numpy": "everything",
     "safetensors": "reading and writing networks",
@@ -62,6 +62,8 @@ def run(words: Sequence[str]) -> int:
     for package, (purpose, extra) in _OPTIONAL.items():
         print(f"  {package:<14} {_version_or_remedy(package, extra):<14} {purpose}")
     try:
+        import torch  # noqa: F401  # what has no metadata amiss may still not load
+
         _print_processor()
     except ImportError as error:
         missing.append(f"torch cannot be loaded ({error}): install it again.")

@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> int:
     settings = parse(Models, words, verb="models")
     from mindgap.errors import SettingError
     from mindgap.inference.shipped import DEFAULT, shipped
-    from mindgap.networks.weights import load_network
+    from mindgap.networks.card import open_model
 
     found = shipped()
     if settings.name is None:
@@ -42,7 +42,7 @@ def run(words: Sequence[str]) -> int:
     if settings.name not in found:
         raise SettingError(f"there is no network {settings.name!r} in the box: {', '.join(found) or 'it is empty'}.")
     network = found[settings.name]
-    load_network(network.folder)  # refuses weights that are not those of the card
+    open_model(network.folder)  # refuses weights that are not those of the card
     say(network.text.rstrip())
     say("")
     print_subsets(network)

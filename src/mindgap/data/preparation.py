@@ -20,12 +20,14 @@ from mindgap.data.prepared import (
     Placement,
     Preparation,
     PreparedCase,
+    Shape,
     join_boxes,
     paste_box,
     shift_box,
     slices_of,
+    unshift_box,
 )
-from mindgap.data.resampling import Shape, resample_box
+from mindgap.data.resampling import resample_box
 from mindgap.errors import InputError
 from mindgap.processor import cpu_count
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
@@ -135,13 +137,7 @@ def _on_working_grid(
         return image, brain, box
     image, brain, near = _resample_image(image, brain, box, _three(array.shape), shape)
     inner = _bounding_box(brain)
-    return image[slices_of(inner)], brain[slices_of(inner)], _moved(inner, near)
-
-
-def _moved(inner: Box, outer: Box) -> Box:
-    """A box counted from the start of another, counted from where that one is."""
-    a, b, c = ((start + begin, stop + begin) for (start, stop), (begin, _) in zip(inner, outer, strict=True))
-    return a, b, c
+    return image[slices_of(inner)], brain[slices_of(inner)], unshift_box(inner, near)
 
 
 def _widen(image: NDArray[np.float32], inner: Box, outer: Box) -> NDArray[np.float32]:

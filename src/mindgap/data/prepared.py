@@ -1,4 +1,4 @@
-"""What a prepared case is: the settings, the 8-bit codes, brain boxes, and the way back to its own grid."""
+"""What a prepared case is: the settings, brain boxes, and the way back to its own grid."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 LOWEST_BRAIN = BACKGROUND + 1 / 127.5
 """Smallest value of a prepared brain voxel: one step of the 8-bit store above the background."""
 
+Shape = tuple[int, int, int]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Start and end (exclusive) on each axis."""
 
@@ -69,10 +70,10 @@ class Placement:
         box: The crop within it.
     """
 
-    native_shape: tuple[int, int, int]
+    native_shape: Shape
     permutation: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
-    working_shape: tuple[int, int, int]
+    working_shape: Shape
     box: Box
 
 
@@ -141,9 +142,7 @@ def paste(maps: Shaped[NDArray[_Number], "R i j k"], placement: Placement) -> Sh
     return paste_box(maps, placement.box, placement.working_shape)
 
 
-def paste_box(
-    maps: Shaped[NDArray[_Number], "R i j k"], box: Box, shape: tuple[int, int, int]
-) -> Shaped[NDArray[_Number], "R x y z"]:
+def paste_box(maps: Shaped[NDArray[_Number], "R i j k"], box: Box, shape: Shape) -> Shaped[NDArray[_Number], "R x y z"]:
     """Maps on a box as maps on the grid it lies in, 0 around it."""
     whole = np.zeros((len(maps), *shape), maps.dtype)
     a, b, c = slices_of(box)
@@ -154,6 +153,12 @@ def paste_box(
 def shift_box(box: Box, outer: Box) -> Box:
     """A box counted from the start of another."""
     a, b, c = ((start - begin, end - begin) for (start, end), (begin, _) in zip(box, outer, strict=True))
+    return a, b, c
+
+
+def unshift_box(box: Box, outer: Box) -> Box:
+    """A box that was counted from the start of another, counted from where that one is."""
+    a, b, c = ((start + begin, end + begin) for (start, end), (begin, _) in zip(box, outer, strict=True))
     return a, b, c
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.prepared import Box
+from mindgap.data.prepared import Box, Shape
 from mindgap.shapes import Float
-
-Shape = tuple[int, int, int]
 
 
 def resample_box(
@@ -17,8 +17,8 @@ def resample_box(
     r"""Trilinear interpolation of maps that are 0 outside a box, without smoothing.
 
     Both grids cover the same volume: voxel $v$ of $n$ of the wanted grid lies at $(v + 1/2)\,n_0/n - 1/2$ of the grid
-    with $n_0$ voxels, and border voxels go on outwards. An axis is a product with a matrix that has two numbers in a
-    row; only what the box reaches is computed.
+    with $n_0$ voxels, and border voxels go on outwards. One axis after the other is the weighted sum of two neighbours,
+    the same bits on every processor and with any number of threads; only what the box reaches is computed.
 
     Args:
         maps: What lies in the box.
@@ -33,25 +33,32 @@ def resample_box(
         ``torch.nn.functional.interpolate(mode="trilinear", align_corners=False)`` of the whole grid, which a test holds
         this against; one axis after the other rounds in another order.
     """
-    axes = [_weights(n, m, ends) for n, m, ends in zip(shape, wanted, box, strict=True)]
-    (first, _), (second, _), (third, _) = axes
-    rows = maps.astype(np.float32, copy=False).reshape(-1, maps.shape[3]) @ third.T
-    planes = second @ rows.reshape(*maps.shape[:3], len(third))
-    flat = first @ planes.reshape(*maps.shape[:2], len(second) * len(third))
-    a, b, c = (ends for _, ends in axes)
-    return flat.reshape(len(maps), len(first), len(second), len(third)), (a, b, c)
+    near: list[tuple[int, int]] = list(box)
+    result = maps.astype(np.float32, copy=False)
+    finer = math.prod(wanted) > math.prod(shape)
+    for axis in (2, 1, 0) if finer else (0, 1, 2):  # small arrays first, and rows that lie together
+        result, near[axis] = _along(result, axis, shape[axis], wanted[axis], box[axis])
+    a, b, c = near
+    return result, (a, b, c)
 
 
-def _weights(length: int, wanted: int, ends: tuple[int, int]) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """Rows of the interpolation matrix of an axis that the voxels between two ends reach, and which rows these are."""
+def _along(
+    maps: Float[NDArray[np.float32], "R i j k"], axis: int, length: int, wanted: int, ends: tuple[int, int]
+) -> tuple[Float[NDArray[np.float32], "R x y z"], tuple[int, int]]:
+    """One axis of the maps between two ends of its length, and between which ends of the wanted one they now lie."""
     place = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
-    below = np.minimum(place.astype(np.int64), length - 1)
-    share = (place - below).astype(np.float32)
-    matrix = np.zeros((wanted, length), np.float32)
-    rows = np.arange(wanted)
-    matrix[rows, below] = 1 - share
-    matrix[rows, np.minimum(below + 1, length - 1)] += share
-    reached = matrix[:, slice(*ends)]
-    found = np.flatnonzero(reached.any(1))
-    start, stop = (int(found[0]), int(found[-1]) + 1) if found.size else (0, 0)
-    return np.ascontiguousarray(reached[start:stop]), (start, stop)
+    below = place.astype(np.int64)
+    above, share = np.minimum(below + 1, length - 1), (place - below).astype(np.float32)
+    start, stop = ends
+    weights = [(1 - share) * ((below >= start) & (below < stop)), share * ((above >= start) & (above < stop))]
+    reached = np.flatnonzero((weights[0] > 0) | (weights[1] > 0))
+    if not reached.size:
+        return np.take(maps, [], axis + 1), (0, 0)
+    part = slice(int(reached[0]), int(reached[-1]) + 1)
+    column = tuple(-1 if other == axis else 1 for other in range(3))
+    total, other = (
+        np.take(maps, np.clip(line[part] - start, 0, stop - start - 1), axis + 1) * weight[part].reshape(column)
+        for line, weight in ((below, weights[0]), (above, weights[1]))
+    )
+    total += other
+    return total, (part.start, part.stop)

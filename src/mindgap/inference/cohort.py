@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,10 @@ class _Run:
         try:
             if isinstance(reading, RawReading):
                 return _Segmented(who, find_raw(who.predictor, reading, who.confidence))
-            return _Segmented(who, find_in(who.predictor, reading, who.confidence))
+            found = find_in(who.predictor, reading, who.confidence)
+            if not self.probabilities:  # they are large, and the case may wait while the next is computed
+                found = replace(found, segmentation=replace(found.segmentation, native=None))
+            return _Segmented(who, found)
         except Exception as error:
             return _one_line(files.case_id, error)
 

@@ -29,7 +29,8 @@ from mindgap.inference.exported import RECORD, Exported, Gate, judge, quantised_
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.tiling import pad_to, padded_shape
-from mindgap.networks.weights import TrainedNetwork, load_network
+from mindgap.networks.card import TrainedNetwork
+from mindgap.networks.weights import load_network
 from mindgap.regions import LabelConvention, Region, region_mask
 from mindgap.sequences import SEQUENCES, Subset
 from mindgap.shapes import BACKGROUND, STRIDE

@@ -48,8 +48,8 @@ class Exported:
         whole: One pass over the brain beside half-overlapping tiles.
         int8: Quantised beside fp32.
         int8_sha256: Of the quantised graph that was measured; another one is not used.
-        outputs_per_voxel: What a pass over the brain takes (:func:`mindgap.inference.engines.outputs_per_voxel`), so
-            that who loads the network need not try it; None where it was not counted.
+        outputs_per_voxel: What a pass over the brain takes (``torch_engine.outputs_per_voxel``), so that who loads the
+            network need not try it; None where it was not counted.
     """
 
     whole: Gate | None = None

@@ -25,7 +25,7 @@ from mindgap.inference.exported import GRAPH
 from mindgap.networks.card import Trained
 from mindgap.shapes import Bool, Float
 
-FORMAT = 1
+FORMAT = 2
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is left to floating point; int8 layers are marked in the graph."""
 

@@ -296,6 +296,7 @@ def _describe_network(predictor: Predictor) -> dict[str, Any]:
 def _versions(found: Found, predictor: Predictor) -> dict[str, str]:
     """Of whatever took part."""
     took_part = {
+        "torch": predictor.choice.name == "torch",
         "openvino": predictor.choice.name == "openvino",
         "SimpleITK": bool(found.reading.raw),
         "dcm2niix": bool(found.reading.files.origins),
@@ -304,7 +305,6 @@ def _versions(found: Found, predictor: Predictor) -> dict[str, str]:
     return {
         "mindgap": importlib.metadata.version("mindgap"),
         "python": platform.python_version(),
-        "torch": importlib.metadata.version("torch"),
         "numpy": np.__version__,
         "nibabel": nib.__version__,
         **{package: importlib.metadata.version(package) for package, there in took_part.items() if there},

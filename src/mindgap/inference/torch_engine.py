@@ -32,7 +32,11 @@ class TorchEngine:
     @torch.inference_mode()
     def output(self, images: Float[NDArray[np.float32], "B J i j k"], present: Bool[NDArray[np.bool_], " J"]) -> Output:
         """All the network says, on the device."""
-        tensor = torch.from_numpy(images).to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        tensor = (
+            torch.from_numpy(np.ascontiguousarray(images))
+            .to(self.device)
+            .contiguous(memory_format=torch.channels_last_3d)
+        )
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             output: Output = self.network(tensor, torch.from_numpy(present).expand(len(tensor), -1))
         return output

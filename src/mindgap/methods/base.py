@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindgap.batch import Batch, Bool
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import TrainedNetwork
 from mindgap.sequences import Subset
 
 

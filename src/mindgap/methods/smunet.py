@@ -27,8 +27,8 @@ from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Part
 from mindgap.methods.student import demand_teacher
 from mindgap.methods.teacher import TeacherRecipe, diagnose_latents
 from mindgap.networks.build import build_network
+from mindgap.networks.card import TrainedNetwork
 from mindgap.networks.heads import StyleDiscriminator
-from mindgap.networks.weights import TrainedNetwork
 from mindgap.runfiles import SETTINGS
 from mindgap.sequences import Sequence, Subset, format_subset
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mindgap.batch import Batch, Bool, Integer, Output
 from mindgap.errors import SettingError
 from mindgap.methods.base import AbstractMethod, Parts, rows_where_all
-from mindgap.networks.weights import TrainedNetwork
+from mindgap.networks.card import TrainedNetwork
 from mindgap.regions import CLASS_COUNT
 from mindgap.sequences import Subset, format_subset
 

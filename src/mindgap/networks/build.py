@@ -101,7 +101,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def head_of(network: nn.Module) -> Head:
+def head_of_network(network: nn.Module) -> Head:
     """How the logits of a network turn into probabilities, which decides how its masks are made."""
     return "sigmoid" if any(isinstance(part, SmuPath) for part in network.modules()) else "softmax"
 

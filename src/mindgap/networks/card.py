@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 from mindgap.errors import MindgapError
 from mindgap.files import read_json, sha256_of
@@ -51,27 +51,6 @@ class ModelCard:
     coverage: Literal["tiles", "whole"] = "tiles"
 
 
-@runtime_checkable
-class Trained(Protocol):
-    """A network with its weights and its card."""
-
-    @property
-    def network(self) -> nn.Module:
-        """In eval mode."""
-
-    @property
-    def card(self) -> ModelCard:
-        """How it is built and fed."""
-
-    @property
-    def folder(self) -> Path:
-        """Where it lies."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its weights."""
-
-
 @dataclass(frozen=True)
 class ModelFolder:
     """A model folder whose weights are those its card speaks of; they are loaded when they are first asked for.
@@ -91,15 +70,38 @@ class ModelFolder:
         """In eval mode, on the CPU.
 
         Raises:
-            MindgapError: As :func:`mindgap.networks.weights.load_network`.
+            MindgapError: As :func:`mindgap.networks.weights.load_network`; or the weights are others by now.
         """
         from mindgap.networks.weights import load_network
 
-        return load_network(self.folder).network
+        loaded = load_network(self.folder)
+        if loaded.sha256 != self.sha256:
+            raise MindgapError(
+                f"{self.folder} was given other weights while it was in use (SHA-256 {loaded.sha256[:12]}..., before "
+                f"{self.sha256[:12]}...): begin again, best when its training has ended."
+            )
+        return loaded.network
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with its weights and its card."""
+
+    network: nn.Module
+    card: ModelCard
+    folder: Path
+    sha256: str
+
+
+Trained = ModelFolder | TrainedNetwork
+"""What an engine is made of: both have the network, its card, its folder and the hash of its weights."""
 
 
 def open_model(folder: Path) -> ModelFolder:
-    """Read the card of a model folder and hold the weights against it.
+    """Read the card of a model folder and hold the hash of the weights against it.
+
+    Whether they fit the architecture and are finite is seen when they are loaded: by torch, when they are translated,
+    and by the export that an int8 network comes from.
 
     Raises:
         MindgapError: As :func:`read_card`; weights are missing or damaged.

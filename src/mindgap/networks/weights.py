@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ from torch import Tensor, nn
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import write_aside, write_json
 from mindgap.networks.build import build_network
-from mindgap.networks.card import BEFORE, FORMAT, MODEL_CARD, WEIGHTS, ModelCard, open_model, standing_card
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A network with its weights and its card."""
-
-    network: nn.Module
-    card: ModelCard
-    folder: Path
-    sha256: str
+from mindgap.networks.card import (
+    BEFORE,
+    FORMAT,
+    MODEL_CARD,
+    WEIGHTS,
+    ModelCard,
+    TrainedNetwork,
+    open_model,
+    standing_card,
+)
 
 
 def save_network(folder: Path, network: nn.Module, card: ModelCard, *, half: bool = False) -> None:

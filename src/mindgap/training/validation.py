@@ -15,7 +15,7 @@ from mindgap.data.resident import ResidentCases
 from mindgap.evaluation.metrics import dice
 from mindgap.inference.decision import classes_from_regions
 from mindgap.inference.tiling import predict_tiled
-from mindgap.networks.build import head_of
+from mindgap.networks.build import head_of_network
 from mindgap.regions import REGIONS, region_mask
 from mindgap.sequences import Subset
 
@@ -65,7 +65,7 @@ def validate(
             seen = cases.whole(index, shown=some).select(subset).show(some)  # nothing of what is absent, not its crop
             run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
             maps = predict_tiled(seen.image[0].cpu().numpy(), run, window=window)
-            predicted = cases.spread(index, classes_from_regions(maps, head_of(network)), some)
+            predicted = cases.spread(index, classes_from_regions(maps, head_of_network(network)), some)
             values.append([dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
         rows.append((index, np.mean(values, axis=0).tolist()))
     return rows
