@@ -21,6 +21,7 @@ from mindgap.data.resident import ResidentCases
 from mindgap.data.store import open_store
 from mindgap.evaluation.statistics import paired_difference
 from mindgap.experiment import quick
+from mindgap.networks.card import head_of
 from mindgap.networks.weights import load_network
 from mindgap.processor import choose_precision, detect_processor, keep_freed_memory
 from mindgap.regions import REGIONS
@@ -41,6 +42,7 @@ def score(model: Path, store_folder: Path) -> np.ndarray:
         window=trained.card.crop,
         device=torch.device("cpu"),
         bf16=choose_precision("auto", processor) == "bf16",
+        head=head_of(trained.card.architecture, trained.card.arguments),
     )
     return np.array([values for _, values in sorted(rows)])
 

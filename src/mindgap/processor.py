@@ -58,7 +58,7 @@ def detect_processor(device: str = "auto") -> Processor:
     """Ask the machine; nothing is assumed from names.
 
     torch is asked where it is loaded, where there may be a GPU, or where the system does not tell; else the system is,
-    for loading torch takes longer than all else that a patient's segmentation needs.
+    for loading torch takes longer than a network in OpenVINO does.
 
     Args:
         device: "auto" takes a GPU if there is one.

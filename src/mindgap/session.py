@@ -37,7 +37,7 @@ from mindgap.experiment import (
 from mindgap.files import write_json
 from mindgap.methods.base import AbstractMethod
 from mindgap.networks.build import build_network
-from mindgap.networks.card import ModelCard, read_card
+from mindgap.networks.card import ModelCard, head_of, read_card
 from mindgap.networks.weights import save_network
 from mindgap.processor import choose_precision, detect_processor, peak_memory_gib
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
@@ -317,6 +317,7 @@ class Session:
             window=self.experiment.schedule.crop,
             device=accelerator.device,
             bf16=self.precision == "bf16",
+            head=head_of(self.method.architecture, self.method.arguments),
             shown=self.method.shown_at_validation(),
             indices=range(accelerator.process_index, len(self.validation), accelerator.num_processes),
         )

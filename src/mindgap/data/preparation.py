@@ -107,10 +107,10 @@ def put_back(
         The maps on the grid of the files, 0 outside the crop.
     """
     oriented_shape = _three(placement.native_shape[axis] for axis in placement.permutation)
-    if oriented_shape == placement.working_shape:
-        return orient_back(paste_box(maps, placement.box, oriented_shape), placement)
-    near, box = resample_box(maps, placement.box, placement.working_shape, oriented_shape)
-    return orient_back(paste_box(near, box, oriented_shape), placement)
+    box = placement.box
+    if oriented_shape != placement.working_shape:
+        maps, box = resample_box(maps, box, placement.working_shape, oriented_shape)
+    return orient_back(paste_box(maps, box, oriented_shape), placement)
 
 
 def orient_back(maps: Shaped[NDArray[_Number], "R i j k"], placement: Placement) -> Shaped[NDArray[_Number], "R x y z"]:

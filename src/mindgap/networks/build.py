@@ -24,7 +24,6 @@ from mindgap.networks.fused_unet import FusedUNet
 from mindgap.networks.masked import MaskedNetwork
 from mindgap.networks.smunet import SmuPath
 from mindgap.networks.vnet import VNet
-from mindgap.regions import Head
 
 
 def build_vnet(*, channels_in: int, width: int = 16) -> VNet:
@@ -99,11 +98,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "masked": build_masked,
     "dynunet": build_dynunet,
 }
-
-
-def head_of_network(network: nn.Module) -> Head:
-    """How the logits of a network turn into probabilities, which decides how its masks are made."""
-    return "sigmoid" if any(isinstance(part, SmuPath) for part in network.modules()) else "softmax"
 
 
 def build_network(architecture: str, arguments: dict[str, Any]) -> nn.Module:

@@ -15,8 +15,7 @@ from mindgap.data.resident import ResidentCases
 from mindgap.evaluation.metrics import dice
 from mindgap.inference.decision import classes_from_regions
 from mindgap.inference.tiling import predict_tiled
-from mindgap.networks.build import head_of_network
-from mindgap.regions import REGIONS, region_mask
+from mindgap.regions import REGIONS, Head, region_mask
 from mindgap.sequences import Subset
 
 
@@ -29,6 +28,7 @@ def validate(
     window: int,
     device: torch.device,
     bf16: bool,
+    head: Head,
     shown: Sequence[Subset] | None = None,
     indices: Iterable[int] | None = None,
 ) -> list[tuple[int, list[float]]]:
@@ -46,6 +46,7 @@ def validate(
         window: Side of the windows, the training crop.
         device: Where to compute.
         bf16: Whether to use bf16 autocast.
+        head: Of the network, which decides how its masks are made.
         shown: Subsets each case is shown with (those it has of them); ``subset`` by default.
         indices: Which of the cases; all by default (processes share them).
 
@@ -65,7 +66,7 @@ def validate(
             seen = cases.whole(index, shown=some).select(subset).show(some)  # nothing of what is absent, not its crop
             run = partial(_region_probabilities, network, seen.present, device=device, bf16=bf16)
             maps = predict_tiled(seen.image[0].cpu().numpy(), run, window=window)
-            predicted = cases.spread(index, classes_from_regions(maps, head_of_network(network)), some)
+            predicted = cases.spread(index, classes_from_regions(maps, head), some)
             values.append([dice(region_mask(predicted, region), region_mask(reference, region)) for region in REGIONS])
         rows.append((index, np.mean(values, axis=0).tolist()))
     return rows
