@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND
 from mindgap.data.prepared import LOWEST_BRAIN, Box, Placement, Preparation, PreparedCase
 from mindgap.data.store import Store, write_case, write_index
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
 from mindgap.sequences import SEQUENCES
+from mindgap.shapes import BACKGROUND
 
 SMALL, LARGE = (72, 86, 70), (140, 172, 140)
 """Boxes of a brain in voxels, at 2 mm and at 1 mm."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.cohort import discover
-from mindgap.data.nifti import volume_of_voxel_ml
+from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import MindgapError
 from mindgap.evaluation.metrics import dice
 from mindgap.files import read_json

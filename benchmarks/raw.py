@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from mindgap.data.brain import BrainSource
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import case_from_folder
-from mindgap.data.nifti import Volume, write_volume
+from mindgap.data.nifti import write_volume
 from mindgap.data.phantom import write_cohort
 from mindgap.data.raw import RawOptions
 from mindgap.data.registration import resample
+from mindgap.data.volume import Volume
 from mindgap.evaluation.metrics import dice
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.raw import find_raw, read_raw

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND, Batch, Output, brain_of, fill_absent
+from mindgap.batch import Batch, Output, brain_of, fill_absent
 from mindgap.inference.decision import classes_from_regions
 from mindgap.sequences import SEQUENCES, parse_subset
+from mindgap.shapes import BACKGROUND
 
 
 def make(present=None, available=None, sequences=SEQUENCES, target=True) -> Batch:

@@ -14,18 +14,6 @@ from mindgap.regions import Head
 from mindgap.sequences import Subset
 from mindgap.shapes import BACKGROUND, Bool, Float, Integer, Shaped
 
-__all__ = [
-    "BACKGROUND",
-    "Batch",
-    "Bool",
-    "Float",
-    "Integer",
-    "Output",
-    "Shaped",
-    "brain_of",
-    "fill_absent",
-]
-
 
 @dataclass(frozen=True)
 class Batch:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mindgap.cli import main
-from mindgap.data.nifti import Volume, read_volume, write_volume
+from mindgap.data.nifti import read_volume, write_volume
 from mindgap.data.phantom import write_cohort
 from mindgap.data.registration import resample
+from mindgap.data.volume import Volume
 from mindgap.evaluation.metrics import dice
 
 POSE = (9, (8, -12, 3))

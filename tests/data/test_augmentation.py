@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND, brain_of
+from mindgap.batch import brain_of
 from mindgap.data.augmentation import (
     Augmentation,
     apply_intensities,
@@ -16,6 +16,7 @@ from mindgap.data.augmentation import (
 from mindgap.data.bending import bend
 from mindgap.data.prepared import LOWEST_BRAIN
 from mindgap.errors import SettingError
+from mindgap.shapes import BACKGROUND
 
 OFF = Augmentation(flip=0.0, scale=0.0, scale_probability=0.0)
 ALL = Augmentation(flip=1.0, scale=1.0, scale_probability=1.0, gamma=1.0, shift=1.0, bias=1.0, noise=1.0)

@@ -7,7 +7,7 @@ import pytest
 
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_folder
-from mindgap.data.nifti import Volume
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError, SettingError
 from mindgap.regions import find_convention
 from mindgap.sequences import SEQUENCES, SUBSETS, Sequence

@@ -1,24 +1,12 @@
 import json
-import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from mindgap.data.nifti import (
-    Volume,
-    check_head,
-    is_nifti,
-    orientation_of,
-    read_volume,
-    spacing_of,
-    stem_of,
-    volume_from_image,
-    volume_of_voxel_ml,
-    write_label,
-    write_volume,
-)
+from mindgap.data.nifti import is_nifti, read_volume, stem_of, volume_from_image, write_label, write_volume
+from mindgap.data.volume import orientation_of
 from mindgap.errors import InputError
 from mindgap.regions import find_convention, label_from_target
 
@@ -126,13 +114,6 @@ def test_an_image_goes_and_comes_home(tmp_path, make_image):
     assert volume.spacing_mm == pytest.approx((1, 1, 1.5))
 
 
-def test_geometry_of_oblique_grids():
-    affine = _affine(33, (0.5, 2, 3))
-    assert spacing_of(affine) == pytest.approx((0.5, 2, 3))
-    assert volume_of_voxel_ml(affine) == pytest.approx(0.003)
-    assert orientation_of(_affine()) == "LPS"
-
-
 def test_what_float32_cannot_hold_becomes_infinite(tmp_path, write_nifti):
     path = write_nifti(tmp_path / "a.nii.gz", np.full((2, 2, 2), 1e300))
     assert np.isinf(read_volume(path, case="A").array).all()
@@ -176,43 +157,6 @@ def test_suffixes_may_be_in_capitals(tmp_path, make_image, name, kind):
     volume = read_volume(path, case="A")
     np.testing.assert_array_equal(volume.array, make_image())
     np.testing.assert_allclose(volume.affine, _affine(20), atol=1e-6)
-
-
-def _read(path, make_image, *, units="mm", scale=1.0):
-    """A head of 240 mm in voxels of 20 x 24 x 30 mm, its numbers scaled, as it is read again."""
-    image = nib.Nifti1Image(make_image(), np.diag([*(scale * np.array([20, 24, 30])), 1]))
-    image.header.set_xyzt_units(units)
-    nib.save(image, path)
-    return read_volume(path, case="A")
-
-
-@pytest.mark.parametrize(("units", "scale", "word"), [("meter", 1e-3, "metres"), ("micron", 1e3, "micrometres")])
-def test_other_units_than_mm_are_refused_by_name(tmp_path, make_image, units, scale, word):
-    volume = _read(tmp_path / "a.nii", make_image, units=units, scale=scale)
-    with pytest.raises(InputError, match=rf"A: a.nii: expected a grid in mm, found one in {word} .*set_xyzt_units"):
-        check_head("A", volume)
-    with pytest.raises(InputError, match=r"A: a.nii: expected a grid of the size of a head.* To mend: .*micrometres"):
-        check_head("A", _read(tmp_path / "a.nii", make_image, units="unknown", scale=scale))
-
-
-@pytest.mark.parametrize("edge", [0.001, 0.1, 10.0, 1000.0])
-def test_a_head_in_metres_centimetres_or_micrometres_is_refused_with_its_size(edge):
-    volume = Volume(np.ones((240, 240, 155), np.float32), np.diag([edge, edge, edge, 1]), Path("a.nii"), None)
-    with pytest.raises(
-        InputError, match=rf"voxels of {re.escape(f'{edge:.3g}')} x .* mm, {re.escape(f'{240 * edge:.3g}')} x"
-    ):
-        check_head("A", volume)
-
-
-def test_crops_phantoms_and_undeclared_units_pass(tmp_path, make_image):
-    check_head("A", _read(tmp_path / "a.nii", make_image, units="unknown"))
-    check_head("A", _read(tmp_path / "a.nii", make_image, scale=1 / 24))  # 10 mm in all
-    for shape, edges in (((2, 2, 2), (1, 1, 1)), ((240, 240, 155), (1, 1, 1)), ((512, 512, 24), (0.4, 0.4, 6))):
-        check_head("A", Volume(np.ones(shape, np.float32), np.diag([*edges, 1]).astype(float), Path("a"), None))
-
-
-def test_small_numbers_are_no_singular_grid(tmp_path, make_image):
-    assert _read(tmp_path / "a.nii", make_image, units="meter", scale=1e-5).spacing_mm[0] == pytest.approx(2e-4)
 
 
 def test_an_image_without_an_affine_is_refused(make_image):

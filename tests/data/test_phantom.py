@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mindgap.data import phantom
-from mindgap.data.nifti import orientation_of, spacing_of
 from mindgap.data.phantom import affine_of, draw_case, make_case, write_cohort
 from mindgap.data.physics import null_time_ms
+from mindgap.data.volume import orientation_of, spacing_of
 from mindgap.errors import SettingError
 from mindgap.regions import CLASS_COUNT, Region, region_mask
 from mindgap.sequences import SEQUENCES, Sequence

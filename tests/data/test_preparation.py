@@ -5,13 +5,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mindgap.batch import BACKGROUND
 from mindgap.data.case import Case, CaseFiles, Source
-from mindgap.data.nifti import Volume
 from mindgap.data.preparation import prepare_case, put_back, target_on_grid
 from mindgap.data.prepared import LOWEST_BRAIN, Preparation, join_prepared, paste
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.sequences import SEQUENCES, SUBSETS, Sequence
+from mindgap.shapes import BACKGROUND
 
 KEEP = Preparation()
 DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}

@@ -10,12 +10,13 @@ from scipy.ndimage import binary_erosion
 
 import mindgap.data.raw as raw
 from mindgap.data.brain import BrainSource, brain_of_stripped, strip_with_hd_bet
-from mindgap.data.nifti import Volume, write_volume
+from mindgap.data.nifti import write_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
 from mindgap.data.registration import Registration, register, resample
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.sequences import Sequence
 

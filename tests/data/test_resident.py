@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND, brain_of
+from mindgap.batch import brain_of
 from mindgap.data.augmentation import Augmentation, draw
 from mindgap.data.codes import decode, encode
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
@@ -13,6 +13,7 @@ from mindgap.data.store import Store, write_case, write_index
 from mindgap.errors import MindgapError, SettingError
 from mindgap.regions import ED_CLASS, ET_CLASS
 from mindgap.sequences import SEQUENCES
+from mindgap.shapes import BACKGROUND
 
 OFF = Augmentation(flip=0.0, scale=0.0, scale_probability=0.0)
 ALL = Augmentation(scale=0.2, gamma=0.2, shift=0.1, bias=0.2, noise=0.05)

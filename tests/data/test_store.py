@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.data import building
 from mindgap.data.augmentation import Augmentation
 from mindgap.data.building import prepare_cohort
@@ -17,6 +16,7 @@ from mindgap.data.splits import Split
 from mindgap.data.store import open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.sequences import SEQUENCES, Sequence
+from mindgap.shapes import BACKGROUND
 
 OFF = Augmentation(flip=0.0, scale=0.0, scale_probability=0.0)
 T1, T2, T1CE, FLAIR = SEQUENCES

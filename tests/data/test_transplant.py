@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.data.transplant import transplant
+from mindgap.shapes import BACKGROUND
 
 SHAPE = (14, 14, 14)
 TUMOUR = (slice(5, 8), slice(5, 9), slice(4, 7))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.errors import MindgapError, SettingError
 from mindgap.inference.engines import choose_engine, memory_gib
 from mindgap.inference.openvino_engine import OpenVinoEngine, representation_of, save_graph
@@ -23,6 +22,7 @@ from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.networks.weights import load_network
 from mindgap.processor import Processor
 from mindgap.sequences import SEQUENCES
+from mindgap.shapes import BACKGROUND
 
 NATIVE = Processor("cpu", "a CPU", native_bf16=True, vector="AVX512", threads=2)
 LAPTOP = replace(NATIVE, native_bf16=False, vector="AVX2")

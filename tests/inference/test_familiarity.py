@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mindgap.data.nifti import Volume, read_volume, write_volume
+from mindgap.data.nifti import read_volume, write_volume
+from mindgap.data.volume import Volume
 from mindgap.inference.familiarity import FEATURES, describe_image, strangeness
 from mindgap.sequences import Sequence
 

@@ -8,9 +8,10 @@ import torch
 
 from mindgap.batch import Output
 from mindgap.data.case import Case
-from mindgap.data.nifti import Volume, orientation_of, read_volume, spacing_of, write_label
+from mindgap.data.nifti import read_volume, write_label
 from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
+from mindgap.data.volume import Volume, orientation_of, spacing_of
 from mindgap.errors import InputError, MindgapError
 from mindgap.inference.decision import classes_from_regions
 from mindgap.inference.predictor import Predictor, region_voxels

@@ -10,11 +10,10 @@ import pytest
 
 import mindgap.data.case
 import mindgap.inference.opened
-from mindgap.batch import BACKGROUND
 from mindgap.data.case import Case, CaseFiles, Source
-from mindgap.data.nifti import Volume
 from mindgap.data.preparation import prepare_case, put_back, target_on_grid
 from mindgap.data.prepared import paste
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError, SettingError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.presets import PRESETS
@@ -25,6 +24,7 @@ from mindgap.inference.opened import BRATS_SHAPE, OpenedCase, protokd_crop
 from mindgap.inference.scoring import score_cohort
 from mindgap.regions import REGIONS, find_convention, region_mask
 from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
+from mindgap.shapes import BACKGROUND
 
 T1, T2, T1CE, FLAIR = SEQUENCES
 LABELS = find_convention("brats2017")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.errors import SettingError
 from mindgap.inference.tiling import pad_to, predict_tiled, predict_whole, window_starts
+from mindgap.shapes import BACKGROUND
 
 
 def _random(*shape):

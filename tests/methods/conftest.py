@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND, Batch
+from mindgap.batch import Batch
 from mindgap.networks.build import build_network
 from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
+from mindgap.shapes import BACKGROUND
 
 SIDE = 16
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.data.augmentation import Augmentation, draw
 from mindgap.methods import METHODS
 from mindgap.methods.base import Parts
 from mindgap.sequences import SEQUENCES
+from mindgap.shapes import BACKGROUND
 
 NAMES = ("dropout", "anysubset", "dynunet")
 

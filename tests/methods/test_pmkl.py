@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.errors import SettingError
 from mindgap.losses.distillation import regularised_distillation
 from mindgap.methods.base import Parts, Player
@@ -11,6 +10,7 @@ from mindgap.methods.pmkl import PmklRecipe
 from mindgap.networks.build import build_network
 from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
+from mindgap.shapes import BACKGROUND
 from mindgap.training.optimisation import Optimisation, make_optimiser
 
 LACK_T1 = [(1, 0), (3, 0)]

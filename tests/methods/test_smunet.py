@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.errors import SettingError
 from mindgap.losses.alignment import align_to_mixture
 from mindgap.losses.cotraining import sigmoid_dice_loss
@@ -17,6 +16,7 @@ from mindgap.methods.teacher import TeacherRecipe
 from mindgap.networks.build import build_network
 from mindgap.networks.norms import settle_norms
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
+from mindgap.shapes import BACKGROUND
 
 TERMS = {"full_dice", "dice", "consistency", "content", "style", "adversarial"}
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.errors import SettingError
 from mindgap.methods.base import Parts
 from mindgap.methods.kdnet import KdNetRecipe
@@ -14,6 +13,7 @@ from mindgap.methods.protokd import ProtoKdRecipe
 from mindgap.networks.build import build_network
 from mindgap.networks.card import ModelCard, TrainedNetwork
 from mindgap.sequences import SEQUENCES, parse_subset
+from mindgap.shapes import BACKGROUND
 from mindgap.training.optimisation import Optimisation, make_optimiser
 
 LACK_T1 = [(1, 0), (3, 0)]

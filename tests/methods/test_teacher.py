@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND, Batch, Output, brain_of
+from mindgap.batch import Batch, Output, brain_of
 from mindgap.errors import MindgapError, SettingError
 from mindgap.methods.base import Parts, Player, parameter_groups
 from mindgap.methods.teacher import TeacherRecipe, latent_summary, sample_latents
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
+from mindgap.shapes import BACKGROUND
 from mindgap.training.optimisation import Optimisation, make_optimiser
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.methods.base import Parts
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.sequences import SEQUENCES, parse_subset
+from mindgap.shapes import BACKGROUND
 
 
 def build(subset: str, seed: int = 0):

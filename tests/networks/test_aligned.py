@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.networks.build import build_network
+from mindgap.shapes import BACKGROUND
 
 
 def make(weighted: bool = True, seed: int = 0):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from mindgap.batch import BACKGROUND
 from mindgap.losses.alignment import align_to_mixture
 from mindgap.networks.encoders import BrainNorm, SequenceEncoders, _BrainNormalise, block_diagonal
+from mindgap.shapes import BACKGROUND
 
 J, C, SIDE = 3, 4, 8
 

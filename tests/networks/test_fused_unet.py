@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.losses.segmentation import region_terms
 from mindgap.networks.build import build_network
 from mindgap.networks.ensemble import Ensemble
+from mindgap.shapes import BACKGROUND
 
 ARGUMENTS = {"sequences": 3, "latent_channels": 2, "width": 2, "own_share": 0.5}
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.networks.build import build_network
 from mindgap.networks.card import head_of
 from mindgap.networks.smunet import GroupNorm, SmuPath
+from mindgap.shapes import BACKGROUND
 
 
 def make(channels_in=2, **numbers) -> SmuPath:

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.networks.vnet import VNet
-from mindgap.shapes import STRIDE
+from mindgap.shapes import BACKGROUND, STRIDE
 
 
 def loss_and_gradients(network, image, present):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mindgap.batch import BACKGROUND
 from mindgap.data.augmentation import Augmentation
 from mindgap.data.prepared import Placement, Preparation, PreparedCase
 from mindgap.data.store import Store, open_store, write_case, write_index
 from mindgap.experiment import Experiment
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.sequences import SEQUENCES, Subset
+from mindgap.shapes import BACKGROUND
 from mindgap.training.loop import Schedule
 from mindgap.training.optimisation import Optimisation
 

@@ -63,9 +63,9 @@ def print_difficulty(cohort: Path, case_ids: set[str]) -> None:
 
     from mindgap.data.codes import encode
     from mindgap.data.cohort import discover
-    from mindgap.data.nifti import volume_of_voxel_ml
     from mindgap.data.preparation import prepare_case
     from mindgap.data.prepared import Preparation
+    from mindgap.data.volume import volume_of_voxel_ml
     from mindgap.evaluation.threshold import fit_thresholds
     from mindgap.regions import CONVENTIONS, Region
     from mindgap.sequences import Sequence as MriSequence

@@ -9,7 +9,7 @@ from mindgap.cli.terminal import say
 
 if TYPE_CHECKING:
     from mindgap.data.case import CaseFiles
-    from mindgap.data.nifti import Volume
+    from mindgap.data.volume import Volume
     from mindgap.inference.predictor import Segmentation
     from mindgap.sequences import Sequence
 

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import BACKGROUND, Float, brain_of
+from mindgap.batch import brain_of
 from mindgap.data.prepared import LOWEST_BRAIN
 from mindgap.errors import SettingError
+from mindgap.shapes import BACKGROUND, Float
 
 _BIAS_GRID = 3
 _ELASTIC_GRID = 4

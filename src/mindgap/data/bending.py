@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import Shaped
 from mindgap.data.augmentation import Draws
 from mindgap.data.codes import CodeRange
+from mindgap.shapes import Shaped
 
 
 def bend(codes: Shaped[Tensor, "K i j k"], draws: Draws, row: int, *, crop: int) -> Tensor:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.nifti import Volume, read_volume, write_volume
+from mindgap.data.nifti import read_volume, write_volume
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError, SettingError
 
 _GRID_TOLERANCE_MM = 1e-2

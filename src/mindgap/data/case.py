@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.nifti import Volume, read_volume, volume_of_voxel_ml
+from mindgap.data.nifti import read_volume
+from mindgap.data.volume import Volume, volume_of_voxel_ml
 from mindgap.errors import InputError
 from mindgap.processor import cpu_count
 from mindgap.regions import CLASS_COUNT, LabelConvention, target_from_label

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mindgap.data.dicom import DicomSeries, need
 from mindgap.data.dicom_frames import frame_headers
 from mindgap.data.dicom_stack import Stack, stack_of
-from mindgap.data.nifti import Volume, read_volume
+from mindgap.data.nifti import read_volume
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 
 _KEPT = (

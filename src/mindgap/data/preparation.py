@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.case import Case
-from mindgap.data.nifti import check_head
 from mindgap.data.prepared import (
     LOWEST_BRAIN,
     Box,
@@ -28,6 +27,7 @@ from mindgap.data.prepared import (
     unshift_box,
 )
 from mindgap.data.resampling import resample_box
+from mindgap.data.volume import check_head
 from mindgap.errors import InputError
 from mindgap.processor import cpu_count
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS

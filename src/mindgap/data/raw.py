@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
 from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case, check_stripped, refuse_labels
-from mindgap.data.nifti import Volume, check_head, read_volume
+from mindgap.data.nifti import read_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.registration import Registration, register, resample, to_itk
 from mindgap.data.template import TEMPLATE_CENTRE_MNI_MM
+from mindgap.data.volume import Volume, check_head
 from mindgap.errors import InputError
 from mindgap.sequences import Sequence
 

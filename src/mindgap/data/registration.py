@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.nifti import Volume
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mindgap.batch import Batch, Integer
+from mindgap.batch import Batch
 from mindgap.data.augmentation import Augmentation, Draws, apply_intensities
 from mindgap.data.bending import bend
 from mindgap.data.codes import CodeRange, decode
@@ -23,6 +23,7 @@ from mindgap.errors import SettingError
 from mindgap.processor import available_memory_gib, cpu_count
 from mindgap.regions import CLASSES_OF_REGION, REGIONS
 from mindgap.sequences import Subset
+from mindgap.shapes import Integer
 
 Residence = Literal["auto", "device", "host", "disk"]
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import Shaped
 from mindgap.data.codes import CodeRange
+from mindgap.shapes import Shaped
 
 _LEAST_HEALTHY = 100  # voxels to compare brightness by
 _MOST_RATIO = 2.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.nifti import Volume, volume_of_voxel_ml
+from mindgap.data.volume import Volume, volume_of_voxel_ml
 from mindgap.sequences import Sequence, Subset, format_subset
 
 DECILES = tuple(range(10, 100, 10))

@@ -15,7 +15,8 @@ import numpy as np
 
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_files
-from mindgap.data.nifti import Volume, label_image, read_volume, volume_from_image
+from mindgap.data.nifti import label_image, read_volume, volume_from_image
+from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.files import PathLike, sha256_of
 from mindgap.inference.confidence import read_confidence

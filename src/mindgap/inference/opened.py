@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.case import Case, CaseFiles
-from mindgap.data.nifti import orientation_of
 from mindgap.data.preparation import WORKING_ORIENTATION, prepare_case
 from mindgap.data.prepared import Preparation, PreparedCase, join_prepared, slices_of
+from mindgap.data.volume import orientation_of
 from mindgap.errors import InputError
 from mindgap.evaluation.rules import Rules
 from mindgap.regions import LabelConvention

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.case import Case
-from mindgap.data.nifti import Volume, volume_of_voxel_ml
 from mindgap.data.preparation import orient_back, prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase, paste
+from mindgap.data.volume import Volume, volume_of_voxel_ml
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.inference.decision import classes_from_regions, highest_expected_dice
 from mindgap.inference.engines import Engine, EnginePrecision, load_engine, memory_gib

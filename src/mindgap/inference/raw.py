@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mindgap.data.case import CaseFiles
-from mindgap.data.nifti import read_volume, volume_of_voxel_ml
+from mindgap.data.nifti import read_volume
 from mindgap.data.prepared import Placement
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
+from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import InputError
 from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence

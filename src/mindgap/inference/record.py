@@ -17,15 +17,8 @@ import numpy as np
 
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles, Source
 from mindgap.data.folders import visible
-from mindgap.data.nifti import (
-    NIFTI_SUFFIXES,
-    Volume,
-    doubt_about_grid,
-    is_nifti,
-    is_own_mask,
-    stem_of,
-    write_label,
-)
+from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, is_own_mask, stem_of, write_label
+from mindgap.data.volume import Volume, doubt_about_grid
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import explain_unwritten, remove_leftovers, sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mindgap.batch import Bool, Float
+from mindgap.shapes import Bool, Float
 
 Latents = Sequence[Tensor]
 """J latents of shape (B, C, i, j, k), in the order of the network's sequences."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import Float, Integer
+from mindgap.shapes import Float, Integer
 
 _EPSILON = 1e-7
 """Added to the denominator of the soft Dice (SMU-Net's public code)."""

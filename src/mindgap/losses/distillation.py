@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import Float, Integer
 from mindgap.regions import CLASS_COUNT
+from mindgap.shapes import Float, Integer
 
 _LOWEST = 0.005
 """Probabilities are clipped from below here before a logarithm (PMKL's public code)."""

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindgap.batch import Float, Integer
 from mindgap.regions import ET_CLASS, NCR_CLASS
+from mindgap.shapes import Float, Integer
 
 
 def dice_loss(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mindgap.batch import Batch, Bool, Output
+from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
 from mindgap.losses.alignment import align_to_mixture
 from mindgap.losses.segmentation import segmentation_terms
@@ -16,6 +16,7 @@ from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.methods.teacher import AlignedTeacher
 from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
+from mindgap.shapes import Bool
 
 
 @dataclass

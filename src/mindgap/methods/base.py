@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mindgap.batch import Batch, Bool
+from mindgap.batch import Batch
 from mindgap.networks.card import TrainedNetwork
 from mindgap.sequences import Subset
+from mindgap.shapes import Bool
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mindgap.batch import Batch, Bool, Output
+from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
 from mindgap.losses.segmentation import region_terms, segmentation_terms, soft_target_loss
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
+from mindgap.shapes import Bool
 
 Loss = Literal["regions", "classes"]
 

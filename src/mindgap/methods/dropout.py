@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mindgap.batch import Batch, Bool
+from mindgap.batch import Batch
 from mindgap.errors import SettingError
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
+from mindgap.shapes import Bool
 
 FULL_SHARE = 0.2
 """Share of rows that keep all their sequences, the same for every method that draws subsets, so that they compare."""

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from mindgap.batch import Batch, Bool, Output
+from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
 from mindgap.files import read_json
 from mindgap.losses.cotraining import (
@@ -31,6 +31,7 @@ from mindgap.networks.card import TrainedNetwork
 from mindgap.networks.heads import StyleDiscriminator
 from mindgap.runfiles import SETTINGS
 from mindgap.sequences import Sequence, Subset, format_subset
+from mindgap.shapes import Bool
 
 _STYLE, _JUDGE = 8, 4
 """Channels of the style, and of the discriminator's first convolution, in widths of a path."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mindgap.batch import Batch, Bool, Integer, Output
+from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
 from mindgap.methods.base import AbstractMethod, Parts, rows_where_all
 from mindgap.networks.card import TrainedNetwork
 from mindgap.regions import CLASS_COUNT
 from mindgap.sequences import Subset, format_subset
+from mindgap.shapes import Bool, Integer
 
 _TRIAL_SIDE = 32
 

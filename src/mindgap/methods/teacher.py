@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mindgap.batch import Batch, Integer, Output
+from mindgap.batch import Batch, Output
 from mindgap.errors import MindgapError, SettingError
 from mindgap.losses.alignment import mixture_anchor, sequence_distances
 from mindgap.losses.cotraining import sigmoid_dice_loss
@@ -20,6 +20,7 @@ from mindgap.methods.anchors import Anchor, AnchorName, Encoder
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
 from mindgap.networks.build import build_network
 from mindgap.sequences import Sequence, Subset
+from mindgap.shapes import Integer
 
 _SAMPLED_VOXELS = 1024
 

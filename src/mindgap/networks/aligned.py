@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output
+from mindgap.batch import Output
 from mindgap.networks.encoders import NormalHeads
 from mindgap.networks.layout import hand_over
+from mindgap.shapes import Bool, Float
 
 AnchorWeights = Literal["none", "softmax", "raw", "ratio"]
 """How weights follow from the parameters a: not at all, s = softmax(a), w = a, or w = a / sum(a)."""

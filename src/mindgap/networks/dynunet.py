@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mindgap.batch import Float, Output
+from mindgap.batch import Output
 from mindgap.errors import MindgapError
 from mindgap.regions import CLASS_COUNT
+from mindgap.shapes import Float
 
 LEVELS = 5
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, brain_of, fill_absent
+from mindgap.batch import brain_of, fill_absent
 from mindgap.networks.layout import take_back
+from mindgap.shapes import Bool, Float
 
 
 class BrainNorm(nn.Module):

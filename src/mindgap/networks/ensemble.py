@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output
+from mindgap.batch import Output
+from mindgap.shapes import Bool, Float
 
 
 class Ensemble(nn.Module):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output
+from mindgap.batch import Output
 from mindgap.networks.aligned import shared_brain
 from mindgap.networks.layout import hand_over
+from mindgap.shapes import Bool, Float
 
 
 class FusedNetwork(nn.Module):

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output, brain_of, fill_absent
+from mindgap.batch import Output, brain_of, fill_absent
 from mindgap.networks.aligned import shared_brain
 from mindgap.networks.batchnorm import BatchNorm
 from mindgap.networks.blocks import Convolution
 from mindgap.networks.encoders import BrainNorm, block_diagonal
 from mindgap.networks.layout import hand_over
 from mindgap.regions import CLASS_COUNT
+from mindgap.shapes import Bool, Float
 
 LEVELS = (1, 4, 8, 8)
 """Channels at full, half, quarter and eighth resolution, in units of the width."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mindgap.batch import Float
+from mindgap.shapes import Float
 
 
 class ContrastiveHead(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mindgap.batch import Float
+from mindgap.shapes import Float
 
 
 class _HandOver(torch.autograd.Function):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output, fill_absent
+from mindgap.batch import Output, fill_absent
+from mindgap.shapes import Bool, Float
 
 
 class MaskedNetwork(nn.Module):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output, fill_absent
+from mindgap.batch import Output, fill_absent
 from mindgap.networks.blocks import Convolution
+from mindgap.shapes import Bool, Float
 
 _GROUPS = 8
 

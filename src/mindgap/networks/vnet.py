@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mindgap.batch import Bool, Float, Output, fill_absent
+from mindgap.batch import Output, fill_absent
 from mindgap.networks.blocks import convolutions, downsampling, upsampling
 from mindgap.regions import CLASS_COUNT
+from mindgap.shapes import Bool, Float
 
 
 class VNet(nn.Module):

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from mindgap.data.case import Source
-from mindgap.data.nifti import read_volume, volume_of_voxel_ml
+from mindgap.data.nifti import read_volume
+from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import InputError
 from mindgap.regions import REGIONS, LabelConvention, Region, region_mask, target_from_label
 from mindgap.report.figures import save_png
