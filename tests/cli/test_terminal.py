@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindgap.cli import VERBS, main
+from mindgap.cli import VERBS, main, terminal
 from mindgap.cli.terminal import ProgressLine, duration
 
 
@@ -24,6 +24,21 @@ def test_an_end_is_said_once_even_if_it_is_reported_again(capsys: pytest.Capture
         line(done, 3, "a run")
     line(3, 3, "a run")
     assert capsys.readouterr().err.splitlines()[-1].startswith("study: 3/3")
+
+
+def test_time_left_is_told_once_there_is_something_to_tell_it_by(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(terminal, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    line = ProgressLine("study")
+    for seconds, done in ((1015.0, 600), (1030.0, 604), (1090.0, 640), (1230.0, 3600)):  # 600 were finished before
+        now[0] = seconds
+        line(done, 3600, "a run")
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["study: 600/3600  a run", "study: 604/3600  a run"]
+    assert said[2] == "study: 640/3600  1 h 32 min left  a run"  # 40 in 75 s since the first call
+    assert said[3] == "study: 3600/3600  done in 3 min 35 s  a run"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(41.6, "42 s"), (185.0, "3 min 05 s"), (7800.0, "2 h 10 min")])

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, TypeVar
 T = TypeVar("T")
 
 _PLAIN_EVERY_S = 10.0
+_TELLS = 0.01
+"""Share of the work after which the time left is told."""
 
 
 def parse(kind: Callable[..., T], words: Sequence[str], *, verb: str, **options: Any) -> T:
@@ -48,6 +50,8 @@ def going_on_unheard() -> Iterator[None]:
 class ProgressLine:
     """A progress bar on a terminal; elsewhere a plain line every ten seconds. Both say how much time is left.
 
+    They do once a hundredth of the work has shown how long it takes.
+
     Args:
         name: What is going on.
     """
@@ -69,18 +73,21 @@ class ProgressLine:
         self.ended = done >= total
         now = time.perf_counter()
         if self.first is None:
-            self.first = done - 1
-            self.began = now if done > 1 else self.began
-        speed = (done - self.first) / max(now - self.began, 1e-9)
-        left = (total - done) / speed if speed > 0 else 0.0
+            self.first, self.began = (done, now) if done > 1 else (0, self.began)
+        since = done - self.first
         terminal = sys.stderr.isatty()
         if not terminal and done < total and now - self.spoke < _PLAIN_EVERY_S:
             return
         if terminal and done < total and now - self.spoke < 0.1:
             return
         self.spoke = now
-        state = f"{duration(left)} left" if done < total else f"done in {duration(now - self.began)}"
-        line = f"{self.name}: {done}/{total}  {state}  {what}".rstrip()
+        took = now - self.began
+        parts = [f"{self.name}: {done}/{total}", what]
+        if done >= total:
+            parts.insert(1, f"done in {duration(took)}")
+        elif since >= _TELLS * total:
+            parts.insert(1, f"{duration((total - done) * took / since)} left")
+        line = "  ".join(part for part in parts if part)
         if terminal:
             bar = "#" * round(20 * done / max(total, 1))
             line = f"[{bar:<20}] {line}"
