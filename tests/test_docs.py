@@ -8,18 +8,30 @@ from pathlib import Path
 import pytest
 
 from mindgap.cli import VERBS, main
+from mindgap.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def _commands() -> list[tuple[str, str]]:
+    """In blocks and in running text, where `mindgap VERB` stands for any."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
             joined = block.replace("\\\n", " ")
             found += [(page.name, line.split("#")[0].strip()) for line in joined.splitlines() if "mindgap " in line]
-    return found
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        found += [(page.name, line.replace("\\|", "|")) for line in re.findall(r"`(mindgap [a-z][^`]*)`", prose)]
+    return sorted(set(found))
+
+
+def _scripts() -> list[tuple[str, str, str]]:
+    return sorted({
+        (page.name, script, flags.strip())
+        for page in PAGES
+        for script, flags in re.findall(r"python ((?:benchmarks|scripts)/\w+\.py)([^`\n#]*)", page.read_text())
+    })  # fmt: skip
 
 
 @cache
@@ -39,10 +51,22 @@ def test_documented_commands_exist(page: str, command: str) -> None:
     words = words[words.index("mindgap") + 1 :]
     verb = words[0]
     assert verb in VERBS
-    text = _help(("train", words[1])) if verb == "train" else _help((verb,))
+    if verb == "train":
+        methods = [words[1]] if words[1:] and words[1] in METHODS else list(METHODS)
+        text = "".join(_help(("train", method)) for method in methods)
+    else:
+        text = _help((verb,))
     for flag in (word for word in words if word.startswith("-")):
         if flag != "--preset":
-            assert flag in text, f"{page}: {command}"
+            assert flag.split("=")[0] in text, f"{page}: {command}"
+
+
+@pytest.mark.parametrize(("page", "script", "flags"), _scripts())
+def test_documented_scripts_exist(page: str, script: str, flags: str) -> None:
+    assert (ROOT / script).is_file()
+    text = "".join(file.read_text() for file in (ROOT / script).parent.glob("*.py"))  # some share their flags
+    for flag in re.findall(r"--[a-z0-9-]+", flags):
+        assert f'"{flag}"' in text or f'"{flag.replace("--no-", "--")}"' in text, f"{page}: {script} {flags}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

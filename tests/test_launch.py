@@ -113,6 +113,13 @@ def test_time_up_lets_the_child_save_and_hands_back_a_fresh_task(tmp_path):
     assert (again.commands, again.child) == (task.commands, None)
 
 
+def test_a_child_that_has_ended_before_is_left_in_peace():
+    task = Child([("pass",)], Resources())
+    task()
+    assert task.child.returncode == 0
+    assert task.checkpoint().function.commands == task.commands
+
+
 def test_a_child_that_does_not_listen_is_ended(tmp_path):
     deaf = "import signal as s, sys, time; s.signal(s.SIGTERM, s.SIG_IGN); open(sys.argv[1], 'w'); time.sleep(60)"
     mark = tmp_path / "mark"

@@ -26,5 +26,9 @@ class InputError(MindgapError):
         super().__init__(f"{case}: expected {expected}, found {found}. To mend: {mend}.")
 
 
+class MemoryShort(MindgapError):
+    """A step, or a case, did not fit into memory."""
+
+
 class SettingError(MindgapError):
     """A setting, or a combination of settings, that cannot work; raised before any work is done."""

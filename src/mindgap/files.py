@@ -51,6 +51,12 @@ def write_aside(path: Path) -> Iterator[Path]:
             aside.unlink()
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether what could not be written would not be written elsewhere on the disk either: it is full, or read-only."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {*_FULL, errno.EROFS}
+
+
 def explain_unwritten(path: Path, error: OSError) -> str:
     """What to tell about a file that the system did not let us write, and how to mend it."""
     mend = (
@@ -109,9 +115,9 @@ def remove_leftovers(folder: Path, of: Collection[str] = ()) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically, in UTF-8."""
+    """Write text atomically, in UTF-8; of names that are no UTF-8 on this system in escapes that JSON reads."""
     with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

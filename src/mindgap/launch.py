@@ -195,7 +195,7 @@ class CommandTask:
 
     def checkpoint(self) -> Any:
         """Called by submitit before the time limit: the child saves and ends, and the job is queued again."""
-        if self.child is not None and not _has_ended(self.child.pid):
+        if self.child is not None and self.child.returncode is None and not _has_ended(self.child.pid):
             self.child.send_signal(signal.SIGTERM)
             patience = time.monotonic() + max(self.resources.grace_seconds - 10, 5)
             while not _has_ended(self.child.pid) and time.monotonic() < patience:

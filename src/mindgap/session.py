@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from mindgap.networks.card import ModelCard, head_of, read_card
 from mindgap.networks.weights import save_network
 from mindgap.processor import choose_precision, detect_processor, peak_memory_gib
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
+from mindgap.sequences import format_subset
 from mindgap.shapes import STRIDE
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
@@ -119,12 +120,13 @@ def _train(
             spent = folder.manifest.get("seconds", 0.0) if training.finished else 0.0
             folder.update_manifest(finished=False, **session.facts())
             session.write_thresholds()
+        loss: float | None = None  # as it was logged last
         for step in training.run():
             if folder is not None:
                 if step.terms:
                     folder.log_terms({"step": step.number, "lr": step.learning_rate, **step.terms})
-                loss = step.terms.get("loss", step.terms.get("segmenter/loss", float("nan")))
-                progress(step.number, last_step, f"loss {loss:.3f}")
+                loss = step.terms.get("loss", step.terms.get("segmenter/loss", loss))
+                progress(step.number, last_step, "" if loss is None else f"loss {loss:.3f}")
             last = step.number == last_step
             if last or step.number % experiment.validate_every == 0:
                 session.validate(folder)
@@ -134,7 +136,8 @@ def _train(
                     folder.flush()
                 session.save()
                 if folder is not None:  # with every checkpoint: a kill leaves no time for it
-                    folder.update_manifest(seconds=round(spent + time.perf_counter() - began, 1))
+                    spent_now = round(spent + time.perf_counter() - began, 1)
+                    folder.update_manifest(seconds=spent_now, peak_memory_gib=round(peak_memory_gib(), 2))
             if stopping:
                 leave(session.accelerator)
                 raise Interrupted(f"stopped at step {step.number}; everything is saved. Go on with --resume.")
@@ -156,9 +159,21 @@ def _train(
 
 
 def open_session(
-    experiment: Experiment, out: Path, *, resume: bool = False, say: Callable[[str], None] = lambda line: None
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = False,
+    elsewhere: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Session:
     """Build everything a training needs, at the state it has to go on from; nothing is written.
+
+    Args:
+        experiment: Settings.
+        out: Run folder.
+        resume: Go on from the newest whole checkpoint in ``out``.
+        elsewhere: It is to be trained on another machine: device and precision are not asked of this one.
+        say: Takes lines worth reading.
 
     Raises:
         SettingError: Settings, data, teacher or checkpoint do not go together.
@@ -177,6 +192,8 @@ def open_session(
     state, warnings = load_newest(out / CHECKPOINTS, settings=course)
     for warning in warnings:
         say(warning)
+    if elsewhere:
+        experiment = replace(experiment, device="auto", precision="auto")
     seed_everything(experiment.seed)
     session = Session(experiment, store, build_method(experiment, store), out, say, course=course)
     if state is not None:
@@ -211,6 +228,13 @@ class Session:
             raise SettingError(
                 f"no training case in {store.folder} has the sequences {[str(s) for s in method.subset]}: choose "
                 "another --subset or prepare other data."
+            )
+        seen = {sequence for case in chosen["train"] for sequence in store.cases[case].sequences}
+        unseen = [sequence for sequence in method.subset if sequence not in seen]
+        if unseen:  # of a network for any subset, which would answer from weights that nothing has taught
+            raise SettingError(
+                f"no training case in {store.folder} has {format_subset(unseen)}: choose --subset "
+                f"{format_subset(s for s in method.subset if s in seen)}, or a split whose training cases have it."
             )
         self.cases, self.validation = (self._load(chosen[part]) for part in ("train", "validation"))
         self.start: dict[str, Tensor] = {}  # what the weights were, where some of them stay in what is kept
@@ -268,7 +292,6 @@ class Session:
             "processes": self.accelerator.num_processes,
             "residence": self.cases.place.residence,
             "subset": [str(sequence) for sequence in self.method.subset],
-            "peak_memory_gib": round(peak_memory_gib(), 2),
             "command": sys.argv,
             "source": self.store.source,
             "split": {key: self.store.split[key] for key in ("name", "sha256")},

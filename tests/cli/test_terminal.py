@@ -46,11 +46,12 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
     assert duration(seconds) == said
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
-def test_work_goes_on_when_nobody_listens_any_more(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="pipes and terminals of POSIX")
+@pytest.mark.parametrize("what", ["pipe", "openpty"])
+def test_work_goes_on_when_nobody_listens_any_more(tmp_path: Path, what: str) -> None:
     words = ["phantom", str(tmp_path / "ph"), "--cases", "2", "--spacing-mm", "4", "--seed", "1"]
-    read_end, write_end = os.pipe()
-    os.close(read_end)  # as `| head` leaves it
+    read_end, write_end = getattr(os, what)()
+    os.close(read_end)  # as `| head` leaves it, or a window that was closed
     done = subprocess.run([sys.executable, "-m", "mindgap", *words], stdout=write_end, stderr=write_end, check=False)
     os.close(write_end)
     assert done.returncode == 0

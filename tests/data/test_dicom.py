@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from mindgap.data import dicom
 from mindgap.data.dicom import dicom_folder, holds_dicom, need, read_series
 from mindgap.data.dicom_stack import stack_of
 from mindgap.data.nifti import read_volume, write_label, write_probabilities
@@ -52,6 +53,20 @@ def test_slices_stand_in_geometric_order_whatever_they_are_called(write_dicom, t
     assert [path.name for path in files] != sorted(path.name for path in files)
     np.testing.assert_allclose(stack.affine_lps, GRID)
     assert stack.shape == VOXELS.shape
+
+
+def test_a_stray_file_that_may_not_be_read_hides_no_dicom(write_dicom, tmp_path, monkeypatch):
+    write_dicom(tmp_path / "d", VOXELS, GRID)
+    (tmp_path / "d" / "00_notes.txt").write_text("")
+    known = dicom.is_dicom
+
+    def guarded(path):
+        if path.name == "00_notes.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return known(path)
+
+    monkeypatch.setattr(dicom, "is_dicom", guarded)
+    assert holds_dicom(tmp_path / "d")
 
 
 def test_what_holds_dicom(write_dicom, write_nifti, make_image, tmp_path):

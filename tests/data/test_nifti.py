@@ -5,7 +5,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mindgap.data.nifti import is_nifti, read_volume, stem_of, volume_from_image, write_label, write_volume
+from mindgap.data.nifti import (
+    is_nifti,
+    read_volume,
+    stem_of,
+    volume_from_image,
+    write_label,
+    write_probabilities,
+    write_volume,
+)
 from mindgap.data.volume import orientation_of
 from mindgap.errors import InputError
 from mindgap.regions import find_convention, label_from_target
@@ -162,3 +170,26 @@ def test_suffixes_may_be_in_capitals(tmp_path, make_image, name, kind):
 def test_an_image_without_an_affine_is_refused(make_image):
     with pytest.raises(InputError, match=r"A: x: expected an affine .*found none.* To mend: .*Nifti1Image"):
         volume_from_image(nib.Nifti1Image(make_image(), None), Path("x"), case="A")
+
+
+def test_what_was_read_does_not_hang_on_the_file(tmp_path, make_image):
+    path = tmp_path / "a.nii"
+    write_volume(path, make_image(), _affine())
+    volume = read_volume(path, case="A")
+    path.write_bytes(b"")  # a mapped array would end the process when it is read
+    np.testing.assert_array_equal(volume.array, make_image())
+
+
+def test_texts_of_the_input_do_not_travel_with_its_mask(tmp_path, make_image, target):
+    image = nib.Nifti1Image(make_image(), _affine())
+    for name in ("db_name", "aux_file", "intent_name", "descrip"):
+        image.header[name] = b"MUELLER^HANS"
+    image.header.set_intent(3, (2.0,), name="MUELLER")
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"MUELLER"))
+    nib.save(image, tmp_path / "a.nii.gz")
+    like = read_volume(tmp_path / "a.nii.gz", case="A")
+    write_label(tmp_path / "mask.nii", target, like=like, convention=BRATS)
+    write_probabilities(tmp_path / "p.nii", make_image() / 200, like=like, sidecar={})
+    for name in ("mask.nii", "p.nii"):
+        assert b"MUELLER" not in (tmp_path / name).read_bytes()
+        assert int(nib.load(tmp_path / name).header["intent_code"]) == 0

@@ -1,6 +1,9 @@
 """Rigid registration of brains whose true pose is known, and what shows that one failed."""
 
+import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 from scipy.ndimage import binary_erosion
 
 import mindgap.data.raw as raw
-from mindgap.data.brain import BrainSource, brain_of_stripped, strip_with_hd_bet
+from mindgap.data.brain import BrainSource, brain_of_stripped, stop_hd_bet, strip_with_hd_bet
 from mindgap.data.nifti import write_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.preparation import prepare_case
@@ -250,3 +253,19 @@ def test_a_scan_in_other_units_than_mm_is_refused(brain) -> None:
     small = replace(brain, affine=np.diag([0.1, 0.1, 0.1, 1]) @ brain.affine)
     with pytest.raises(InputError, match=r"p: brain: expected a grid of the size of a head.*0.2 x 0.2 x 0.2 mm"):
         to_atlas_grid("p", {Sequence.T1: small}, STRIPPED)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a program that is a script")
+def test_a_program_that_finds_the_brain_can_be_ended_from_elsewhere(tmp_path, brain) -> None:
+    program = tmp_path / "hd-bet"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/begun'\nexec sleep 60\n")
+    program.chmod(0o755)
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        waiting = pool.submit(strip_with_hd_bet, "p", program, brain)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        stop_hd_bet()
+        with pytest.raises(InputError, match="exit code -9"):
+            waiting.result()
+    assert time.monotonic() - began < 30

@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -396,3 +397,26 @@ def test_a_voxel_of_the_tumour_comes_to_lie_in_the_middle(tmp_path, at):
     rows = replace(_draws(cases=2, batch=1, sequences=4), cases=np.array([0]), donor=np.array([1]))
     (found,) = np.argwhere(cases.batch(rows, OFF, crop=16).target[0].numpy())
     assert tuple(found) == (8, 8, 8)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files by /proc")
+def test_mapped_cases_hold_no_file_open(tmp_path):
+    store = _store(tmp_path, *(_prepared(f"P{n:02}", *_coordinates((16, 16, 16))) for n in range(20)))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    mapped = ResidentCases(store, store.cases, subset=(T1, T2, FLAIR), residence="disk")
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
+    assert torch.equal(mapped.codes[3], torch.from_numpy(np.array(store.read("P03"))))
+
+
+@pytest.mark.parametrize("corner", [0.0, 0.5, np.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize("shape", [(40, 36, 30), (14, 36, 12)])
+def test_a_crop_that_is_bent_by_nothing_is_the_crop(tmp_path, corner, shape):
+    store = _store(tmp_path, _prepared("P01", *_coordinates(shape)))
+    cases = ResidentCases(store, ["P01"], subset=(T1, T2, FLAIR))
+    place = {"corner": np.full((4, 3), corner)}
+    frame, elastic = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1)), np.zeros((4, 3, 4, 4, 4), np.float32)
+    plain = cases.batch(_draws(**place), OFF, crop=16)
+    bent = cases.batch(_draws(**place, frame=frame, elastic=elastic, warp=np.ones(4, bool)), OFF, crop=16)
+    assert torch.equal(bent.target, plain.target)
+    assert torch.equal(bent.image > BACKGROUND, plain.image > BACKGROUND)
+    assert float((bent.image - plain.image).abs().max()) < 0.01

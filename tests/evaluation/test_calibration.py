@@ -67,6 +67,16 @@ def test_a_single_case_has_a_temperature_without_an_interval():
     assert math.isnan(found.high)
 
 
+def test_scans_of_one_patient_are_resampled_together():
+    curves = {f"BraTS-GLI-0000{p}-00{n}": (np.log(TEMPERATURES) - np.log(1 + p)) ** 2 for p in (1, 2) for n in range(9)}
+    found = fit_temperature(curves, draws=200)
+    assert found.n == 18
+    assert found.low == pytest.approx(2, rel=1e-2)  # of two patients some draws have the first twice
+    assert found.high == pytest.approx(3, rel=1e-2)
+    alone = fit_temperature({case: curve for case, curve in curves.items() if "00001" in case})
+    assert math.isnan(alone.low), "one patient scatters around nobody"
+
+
 def test_calibration_error_by_hand():
     # two bins: 0.10 said, half true (off 0.40); 0.90 said, all true (off 0.10)
     bins = reliability_bins(np.array([0.1, 0.1, 0.9, 0.9]), np.array([True, False, True, True]))

@@ -90,6 +90,9 @@ def test_estimates_are_held_against_cases_that_are_news_to_the_network(run, coho
     everyone = discover(cohort, labels=LABELS)
     with pytest.raises(SettingError, match="knows all 1 cases"):
         assess(run, known, replace(everyone, cases=everyone.cases[:1]))
+    flairless = {s: source for s, source in everyone.cases[1].images.items() if s != Sequence.FLAIR}
+    with pytest.raises(SettingError, match=r"none of the 1 cases left in .* has all of FLAIR, T1"):
+        assess(run, known, replace(everyone, cases=(replace(everyone.cases[1], images=flairless),)))
     found = assess(run, replace(known, observed=tuple(row for row in known.observed if row.case != "Q3")), everyone)
     assert {trial.case for trial in found.trials} == {"Q1", "Q3"}
     assert found.left_out == ["Q0", "Q2", "Q4", "Q5", "Q6"], "learnt from, and measured"

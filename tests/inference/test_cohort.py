@@ -1,8 +1,10 @@
 """The laws of a segmented cohort: nothing is lost, nothing is done twice, nothing is half there."""
 
+import errno
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -112,12 +114,60 @@ def test_whatever_one_case_brings_the_others_go_on(anything, many, tmp_path, mon
 
 def test_what_cannot_be_written_stops_the_run(anything, many, tmp_path, monkeypatch):
     def full(*_, **__):
-        raise MindgapError("the disk is full")
+        raise MindgapError("the disk is full") from OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "write_mask", full)
     with pytest.raises(MindgapError, match="the disk is full"):
         _segment(anything, many, tmp_path / "out")
     assert read_status(tmp_path / "out") == {}
+
+
+def test_a_folder_of_somebody_else_is_its_cases_matter(anything, many, tmp_path, monkeypatch):
+    written = module.write_mask
+
+    def refused(path, *known, **named):
+        if path.parent.name == "B":
+            raise MindgapError(f"{path} could not be written") from OSError(errno.EACCES, "Permission denied")
+        return written(path, *known, **named)
+
+    monkeypatch.setattr(module, "write_mask", refused)
+    outcome = _segment(anything, many, tmp_path / "out")
+    assert outcome.done == ["A", "D", "E"]
+    assert "B_seg.nii.gz could not be written" in outcome.failed["B"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are bytes")
+def test_a_name_that_is_no_utf8_costs_no_summary(anything, many, tmp_path):
+    folder = os.fsdecode(b"M\xfcller")
+    (tmp_path / "cohort" / "A").rename(tmp_path / "cohort" / folder)
+    cohort = discover(tmp_path / "cohort", label=False)
+    out = tmp_path / "out"
+    assert _segment(anything, cohort, out).done == ["B", "D", "E", folder]
+    assert "M\\udcfcller,done" in write_summary(out).read_text(encoding="utf-8")
+    (manifest,) = (out / folder).glob("*.manifest.json")
+    assert folder in json.loads(manifest.read_text(encoding="utf-8"))["inputs"]["T1"]["file"]
+    assert read_status(out)[folder].status == "done"
+    assert folder in _segment(anything, cohort, out, resume=True).skipped
+
+
+def test_a_signal_does_not_wait_for_what_the_reader_waits_for(anything, many, tmp_path, monkeypatch):
+    ended = threading.Event()
+
+    def slow(predictor, files, *known, **named):
+        ended.wait(30)
+        raise InputError(case=files.case_id, expected="a brain", found="none", mend="nothing")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "stop_hd_bet", ended.set)
+    monkeypatch.setattr(module._Run, "find", interrupted)
+    monkeypatch.setattr(module, "read_for", lambda predictor, files, **named: (
+        slow(predictor, files) if files.case_id == "B" else None))  # fmt: skip
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _segment(anything, many, tmp_path / "out")
+    assert time.monotonic() - began < 20
 
 
 def test_resuming_repeats_only_what_is_missing_or_damaged(anything, many, tmp_path):

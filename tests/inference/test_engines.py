@@ -6,14 +6,16 @@ import shutil
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mindgap import networks
 from mindgap.errors import MindgapError, SettingError
 from mindgap.inference.engines import choose_engine, memory_gib
-from mindgap.inference.openvino_engine import OpenVinoEngine, representation_of, save_graph
+from mindgap.inference.openvino_engine import OpenVinoEngine, import_quietly, representation_of, save_graph
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.torch_engine import TorchEngine, outputs_per_voxel
 from mindgap.inference.translation import translate
@@ -237,3 +239,33 @@ def test_memory_grows_with_the_volume_and_halves_in_bf16():
     # at least what has to live at once: the input, the first map and what comes of it, in fp32
     assert small > 32**3 * (4 + 4) * 4 / 2**30
     assert next(network.parameters()).device.type == "cpu"
+
+
+def test_a_full_disk_in_the_cache_costs_time_and_nothing_else(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    openvino = import_quietly()
+    save, full = openvino.save_model, []
+
+    def save_model(graph, path, **named):
+        if path.is_relative_to(tmp_path):
+            full.append(path)
+            raise RuntimeError("basic_ios::clear: iostream error")
+        save(graph, path, **named)
+
+    monkeypatch.setattr(openvino, "save_model", save_model)
+    graph = representation_of(load_network(study.any_subset))
+    assert full
+    assert graph.is_file()
+    assert not list(tmp_path.rglob("*.xml"))
+
+
+def test_a_translation_of_other_code_is_not_taken(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = representation_of(load_network(study.any_subset))
+    for file in Path(networks.__path__[0]).glob("*.py"):
+        (tmp_path / "code").mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / "code" / file.name)
+    monkeypatch.setattr(networks, "__path__", [str(tmp_path / "code")])
+    assert representation_of(load_network(study.any_subset)) == first
+    (tmp_path / "code" / "vnet.py").write_text("# mended")
+    assert representation_of(load_network(study.any_subset)) != first

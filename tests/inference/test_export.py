@@ -1,11 +1,13 @@
 """What is kept of a faster way is measured first."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from mindgap.errors import MindgapError
 from mindgap.files import read_json, write_json
+from mindgap.inference import export as module
 from mindgap.inference.export import GateCases, export, make_int8
 from mindgap.inference.exported import (
     MOST_LOST,
@@ -166,3 +168,17 @@ def test_int8_is_chosen_where_it_passed_and_there_is_no_bf16(model, study, tmp_p
 def test_an_export_needs_cases_it_can_measure_on(study):
     with pytest.raises(MindgapError, match="validation cases"):
         export(study.fixed, GateCases(study.cases, [], find_convention("brats2017")))
+
+
+def test_where_there_is_a_gpu_both_coverages_are_measured_by_torch(model, study, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def predictor(network, *, engine, **named):
+        raise Asked(engine)
+
+    gpu = replace(detect_processor("cpu"), device="cuda")
+    monkeypatch.setattr(module, "detect_processor", lambda device: gpu)
+    monkeypatch.setattr(module, "Predictor", predictor)
+    with pytest.raises(Asked, match="auto"):
+        export(model[0], GateCases(study.cases, study.cases, find_convention("brats2017")), int8=False)

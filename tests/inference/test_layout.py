@@ -14,7 +14,7 @@ import pytest
 from mindgap.data.cohort import discover
 from mindgap.errors import SettingError
 from mindgap.inference.cohort import Outcome, _Run, _Segmented, segment_cases
-from mindgap.inference.layout import bids_case, open_bids
+from mindgap.inference.layout import bids_case, check_bids
 from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.record import find_in, read_for
 from mindgap.inference.status import Shard, StatusBook, read_status
@@ -132,7 +132,7 @@ def test_names_that_bids_cannot_tell_apart_are_refused(tmp_path):
         "sub-Brats18A1",
     ]
     with pytest.raises(SettingError, match="A-1 and A_1 would both be sub-A1"):
-        open_bids(tmp_path, ["A_1", "B", "A-1"])
+        check_bids(tmp_path, ["A_1", "B", "A-1"])
 
 
 def test_a_share_is_not_run_twice_at_once_and_the_lock_dies_with_its_process(anything, cohort, tmp_path):
@@ -161,3 +161,27 @@ def test_a_lock_is_free_again_after_an_error(tmp_path):
         with pytest.raises(ValueError, match="x"), hold(tmp_path / "lock", what="it"):
             raise ValueError("x")
     assert not (tmp_path / "lock").exists()
+
+
+def test_what_was_found_on_another_grid_gives_way_to_what_is_found_now(anything, cohort, tmp_path):
+    out, alone = tmp_path / "out", cohort.cases[1]
+    _segment(anything, replace(cohort, cases=(alone,)), out, layout="bids", probabilities=True)
+    folder = out / "sub-01" / "ses-2" / "anat"
+    before = {path.name for path in folder.iterdir()}
+    assert before
+    assert all("space-FLAIR" in name for name in before)
+    more = replace(alone, images={**cohort.cases[0].images, **alone.images})
+    outcome = _segment(
+        anything, replace(cohort, cases=(more,)), out, layout="bids", probabilities=True, resume=True, force=True
+    )
+    assert outcome.done == ["sub-01_ses-2"]
+    assert {path.name for path in folder.iterdir()} == {name.replace("FLAIR", "T1w") for name in before}
+
+
+def test_a_refused_bids_folder_is_left_as_it_was(anything, cohort, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dataset_description.json").write_text('{"Name": "raw data"}')
+    with pytest.raises(SettingError, match="that mindgap did not make"):
+        _segment(anything, cohort, out, layout="bids")
+    assert [path.name for path in out.iterdir()] == ["dataset_description.json"]

@@ -14,13 +14,14 @@ from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.preparation import prepare_case, put_back, target_on_grid
 from mindgap.data.prepared import paste
 from mindgap.data.volume import Volume
-from mindgap.errors import InputError, SettingError
+from mindgap.errors import InputError, MemoryShort, SettingError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.presets import PRESETS
 from mindgap.evaluation.rules import Rules
 from mindgap.evaluation.threshold import Threshold
 from mindgap.inference.decision import classes_from_regions
 from mindgap.inference.opened import BRATS_SHAPE, OpenedCase, protokd_crop
+from mindgap.inference.predictor import Predictor
 from mindgap.inference.scoring import score_cohort
 from mindgap.regions import REGIONS, find_convention, region_mask
 from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
@@ -116,9 +117,8 @@ def test_a_case_is_scored_on_the_subsets_it_has(study, anything):
     files = replace(study.cases[0], images={s: study.cases[0].images[s] for s in (T2, FLAIR)})
     found = _score(anything, [files], subsets=[(T2,), (FLAIR,), (T1, T2)])
     assert {row.subset for row in found.scores} == {"T2", "FLAIR"}
-    assert "P01: expected T1+T2" in found.failed["P01"]
-    assert "add T1, or name a model" in found.failed["P01"]
-    assert "(for T1+T2)" in found.failed["P01"]
+    assert found.lacking == {"P01": ["T1+T2"]}
+    assert found.failed == {}, "what a patient does not have is no failure"
 
 
 def test_a_case_without_a_reference_is_listed_once(study, anything):
@@ -285,3 +285,25 @@ def test_probabilities_do_not_depend_on_what_was_prepared_before(study, anything
     first = anything.probabilities(opened.prepared((T2,)))
     opened.prepared(SEQUENCES)
     assert np.array_equal(anything.probabilities(opened.prepared((T2,))), first)
+
+
+def test_a_sequence_without_a_threshold_is_scored_without_the_baseline(study, anything):
+    known = {region: {s: t for s, t in row.items() if s != T2} for region, row in THRESHOLDS.items()}
+    found = _score(anything, study.cases[:1], subsets=[(T1,), (T2,), (T1, T2)], thresholds=known)
+    assert {row.subset for row in found.scores if row.model != "m"} == {"T1", "T1+T2"}
+    assert {row.subset for row in found.scores if row.model == "m"} == {"T1", "T2", "T1+T2"}
+    assert found.failed == {}
+
+
+def test_a_case_that_does_not_fit_into_memory_costs_no_other_its_scores(study, anything, monkeypatch):
+    maps = Predictor.maps
+
+    def short(self, case_id, prepared):
+        if case_id == "P01":
+            raise MemoryShort("P01: memory ran out while segmenting it")
+        return maps(self, case_id, prepared)
+
+    monkeypatch.setattr(Predictor, "maps", short)
+    found = _score(anything, study.cases, subsets=[(T1,)])
+    assert found.failed == {"P01": "P01: memory ran out while segmenting it"}
+    assert {row.case for row in found.scores} == {"P02"}

@@ -16,6 +16,7 @@ from mindgap.data.store import open_store
 from mindgap.errors import SettingError
 from mindgap.evaluation.scores import Score, read_scores
 from mindgap.experiment import PRESETS
+from mindgap.files import write_text
 from mindgap.inference.confidence import read_confidence
 from mindgap.inference.decision import highest_expected_dice
 from mindgap.inference.exported import quantised_file, read_exported
@@ -60,6 +61,19 @@ def test_folds_judge_every_teaching_case_once_and_no_test_case(made, place):
     lists = [(place.data / "splits" / f"{part}.txt").read_text().split() for part in ("train", "val", "test")]
     assert sorted(judged) == sorted(lists[0] + lists[1])
     assert not set(judged) & set(lists[2])
+
+
+def test_folds_of_another_split_are_refused(made, place, tmp_path):
+    study, _ = made
+    texts = {path.name: path.read_text() for path in (place.data / "splits").glob("*.txt")}
+    for name, source in (("train.txt", "train.txt"), ("val.txt", "test.txt"), ("test.txt", "val.txt")):
+        write_text(tmp_path / "swapped" / name, texts[source])
+    with pytest.raises(SettingError, match="was prepared with the split"):
+        prepare_folds(study.out, place.data, [TINY], split=str(tmp_path / "swapped"), device="cpu",
+                      stage=lambda name: silent, folds=2)  # fmt: skip
+    again = prepare_folds(study.out, place.data, [TINY], split=str(place.data / "splits"), device="cpu",
+                          stage=lambda name: silent, folds=2)  # fmt: skip
+    assert again == study
 
 
 def test_phantoms_join_those_that_teach_a_fold_and_judge_nothing(place, tmp_path):

@@ -1,10 +1,12 @@
 """Which store a study takes, and which it refuses before anything is trained."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from mindgap.data.store import INDEX
+from mindgap.data.store import INDEX, open_store
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import read_json, write_json, write_text
 from mindgap.study.cohort import prepare_place, split_of
@@ -34,6 +36,26 @@ def test_another_split_than_the_stores_is_refused(place, tmp_path):
         prepared(place, TINY, split=str(tmp_path / "swapped"))
     with pytest.raises(SettingError, match=r"in 0.5/0.2/0.3 seed 0 the cases"):
         prepared(place, TINY, split="0.5/0.2/0.3")
+
+
+def test_a_study_that_was_moved_goes_on_and_one_about_other_data_is_refused(place, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(place.data, old / "cohort")
+    nothing = lambda name: lambda done, total, what: None  # noqa: E731
+    place_of = partial(prepare_place, scale=TINY, split=str(place.data / "splits"), device="cpu", stage=nothing)
+    before = open_store(place_of(old, data=old / "cohort").store)
+    shutil.copytree(old / "cohort", tmp_path / "copy")
+    with pytest.raises(SettingError, match="this study is about"):
+        place_of(old, data=tmp_path / "copy")
+    old.rename(new)
+    after = open_store(place_of(new, data=new / "cohort").store)
+    assert after.fingerprint == before.fingerprint
+    assert Path(after.source) == new / "cohort"
+    shutil.rmtree(new / "cohort")
+    gone = next((tmp_path / "copy").glob("*GG/*"))
+    shutil.rmtree(gone)
+    with pytest.raises(SettingError, match="this study is about"):
+        place_of(new, data=tmp_path / "copy")
 
 
 def test_a_store_without_a_sequence_is_refused_before_anything_is_trained(place, tmp_path):

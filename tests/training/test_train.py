@@ -12,17 +12,19 @@ import pytest
 import torch
 
 from mindgap.api import Interrupted, train
-from mindgap.data.store import open_store
+from mindgap.data.store import open_store, write_index
 from mindgap.errors import MindgapError, SettingError
 from mindgap.experiment import course_hash, to_plain
 from mindgap.files import read_json
 from mindgap.lock import hold
+from mindgap.methods.anysubset import AnySubsetRecipe
 from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.networks.weights import load_network
 from mindgap.runfiles import LOCK
+from mindgap.session import open_session
 from mindgap.training import turn
 from mindgap.training.checkpoint import load_newest
 from mindgap.training.folder import read_lines
@@ -43,12 +45,12 @@ train(from_plain(json.loads(sys.argv[1])), Path(sys.argv[2]), progress=progress)
 """
 
 
-def stop_at(step):
+def stop_at(step, kind=signal.SIGTERM):
     """Progress that asks the run to stop, as a scheduler does."""
 
     def progress(done, total, what):
         if done == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), kind)
 
     return progress
 
@@ -113,13 +115,26 @@ def test_a_run_folder_explains_itself(trained, make_experiment):
     assert loaded.card.preparation["spacing_mm"] == 2.0
 
 
-@pytest.mark.parametrize("step", [2, 5])
-def test_stopped_by_sigterm_and_resumed_is_uninterrupted_bit_for_bit(trained, make_experiment, tmp_path, step):
+@pytest.fixture
+def terminal():
+    """A terminal that may hang up: `nohup`, under which the tests may run, ignores that."""
+    if hasattr(signal, "SIGHUP"):
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        yield
+        signal.signal(signal.SIGHUP, before)
+    else:
+        yield
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("step", "name"), [(2, "SIGTERM"), (5, "SIGHUP")])
+def test_stopped_by_a_signal_and_resumed_is_uninterrupted_bit_for_bit(trained, make_experiment, tmp_path, step, name):
     experiment, lines = make_experiment(), []
-    before = signal.getsignal(signal.SIGTERM)
+    kind = getattr(signal, name, signal.SIGTERM)
+    before = signal.getsignal(kind)
     with pytest.raises(Interrupted, match=f"stopped at step {step}; everything is saved"):
-        train(experiment, tmp_path / "run", progress=stop_at(step))
-    assert signal.getsignal(signal.SIGTERM) is before
+        train(experiment, tmp_path / "run", progress=stop_at(step, kind))
+    assert signal.getsignal(kind) is before
     assert read_json(tmp_path / "run" / "manifest.json")["finished"] is False
     result = train(experiment, tmp_path / "run", resume=True, say=lines.append)
     assert f"resumed at step {step} of 8" in lines
@@ -241,8 +256,6 @@ def test_a_student_of_a_teacher_with_another_preparation_is_refused(trained, mak
 
 
 def test_without_validation_cases_the_last_network_is_kept(make_experiment, store, tmp_path):
-    from mindgap.data.store import write_index
-
     folder = tmp_path / "store"
     write_index(replace(store, folder=folder, split={**store.split, "validation": []}))
     (folder / "cases").symlink_to(store.folder / "cases")
@@ -255,13 +268,39 @@ def test_without_validation_cases_the_last_network_is_kept(make_experiment, stor
 
 
 def test_no_usable_case_is_explained(make_experiment, store, tmp_path):
-    from mindgap.data.store import write_index
-
     folder = tmp_path / "store"
     write_index(replace(store, folder=folder, split={**store.split, "train": ["lacks-t1"]}))
     (folder / "cases").symlink_to(store.folder / "cases")
     with pytest.raises(SettingError, match=r"no training case .*T1"):
         train(make_experiment(UnimodalRecipe(), subset="T1", data=folder), tmp_path / "run")
+
+
+def test_a_sequence_that_no_training_case_has_is_refused_for_any_subset_too(make_experiment, store, tmp_path):
+    folder = tmp_path / "store"
+    write_index(replace(store, folder=folder, split={**store.split, "train": ["lacks-t1"]}))
+    (folder / "cases").symlink_to(store.folder / "cases")
+    experiment = make_experiment(AnySubsetRecipe(), subset="all", data=folder, steps=1)
+    with pytest.raises(SettingError, match=r"no training case .*has T1: choose --subset T2\+T1ce\+FLAIR"):
+        train(experiment, tmp_path / "run")
+
+
+def test_a_run_of_a_given_precision_can_be_checked_where_there_is_another(make_experiment, tmp_path):
+    experiment = make_experiment(steps=4, precision="fp32")
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress=stop_at(2))
+    session = open_session(experiment, tmp_path / "run", resume=True, elsewhere=True)
+    assert session.training.finished == 2
+    missing = replace(experiment, device="cuda")
+    assert open_session(missing, tmp_path / "run", resume=True, elsewhere=True).processor.device == "cpu"
+
+
+def test_progress_says_the_loss_that_was_logged_last(make_experiment, tmp_path):
+    experiment, said = make_experiment(steps=4), []
+    sparse = replace(experiment, schedule=replace(experiment.schedule, log_every=3))
+    train(sparse, tmp_path / "run", progress=lambda done, total, what: said.append(what))
+    assert not any("nan" in what for what in said)
+    assert said[-1].startswith("loss ")
+    assert read_json(tmp_path / "run" / "manifest.json")["peak_memory_gib"] > 0
 
 
 def test_a_run_does_not_go_on_with_other_data(trained, make_experiment, tmp_path):

@@ -34,7 +34,7 @@ class Calibrate:
         cases: validation (those of the run), all (every case of DATA that is neither a training nor a test case of the
             run), names joined by commas, or none: what is known stays as it is, and is only held against --test.
         subsets: What to measure, such as T1+T2,FLAIR; all are the fifteen. By default all the network takes.
-        level: Probability of the volume intervals; n cases reach n/(n+1) at most.
+        level: Probability of the volume intervals; n patients reach n/(n+1) at most.
         review_below: Expected Dice of WT below which a mask is flagged.
         test: A second cohort with labels, on which the estimates are held against what is so.
         out: Folder for the test's table (confidence-test.csv) and picture (reliability.png); the run folder by default,
@@ -170,14 +170,14 @@ def print_confidence(confidence: Confidence) -> None:
     rows = []
     for subset in dict.fromkeys(row.subset for row in confidence.observed):
         dice = {name: bootstrap_mean(values) for name, values in confidence.dice(subset).items()}
-        n = dice["mean"].n
-        reached = highest_level(n) >= confidence.level
-        level = f"{confidence.level:.0%}" if reached else f"not available (at most {highest_level(n):.0%})"
+        n, patients = dice["mean"].n, dice["mean"].patients
+        reached = highest_level(patients) >= confidence.level
+        level = f"{confidence.level:.0%}" if reached else f"not available (at most {highest_level(patients):.0%})"
         own = "" if subset in confidence.temperatures else " (all subsets)"
         rows.append(
             [
                 subset,
-                str(n),
+                str(n) if patients == n else f"{n} of {patients} patients",
                 " / ".join(f"{dice[str(region)].mean:.3f}" for region in REGIONS),
                 f"{dice['mean'].mean:.3f} [{dice['mean'].low:.3f}, {dice['mean'].high:.3f}]",
                 f"{confidence.temperature(subset):.2f}{own}",
@@ -209,7 +209,7 @@ def print_assessment(found: Assessment, level: float) -> None:
     if found.left_out:
         say(f"left out, as the network has learnt from them or was calibrated on them: {', '.join(found.left_out)}")
     say("MAE with 95 % bootstrap intervals over cases; of the mean: where every case is given the mean Dice of the "
-        "calibration cases. Coverage with exact 95 % intervals (Clopper-Pearson).")  # fmt: skip
+        "calibration cases. Coverage of patients, with exact 95 % intervals (Clopper-Pearson).")  # fmt: skip
 
 
 def write_assessment(found: Assessment, out: Path, predictor: Predictor) -> None:

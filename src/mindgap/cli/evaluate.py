@@ -105,7 +105,8 @@ def run(words: Sequence[str]) -> int:
         decision=None if settings.decision == "card" else settings.decision,
         progress=ProgressLine("scoring"),
     )
-    spacings_mm = [(x, y, z) for x, y, z in read_json(place / EVALUATION)["spacings_mm"]]
+    record = read_json(place / EVALUATION)
+    spacings_mm = [(x, y, z) for x, y, z in record["spacings_mm"]]
     print_scores(scores, rules.describe(spacings_mm))
     history = history_of(model)
     known = of_same_patients({score.case for score in scores}, history.known)
@@ -117,6 +118,8 @@ def run(words: Sequence[str]) -> int:
         say(f"{model.name} does not say what it has learnt: on cases among that this is no estimate of its accuracy.")
     if place != model and settings.baseline == "threshold":
         say(f"no threshold baseline: {model.name} comes without the cases it would be fitted on.")
+    for case, names in record["lacking"].items():
+        say(f"{case} lacks a sequence and is not scored on {', '.join(names)}")
     for reason in failed.values():
         say(f"not scored: {reason}")
     return 1 if failed else 0

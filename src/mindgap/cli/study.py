@@ -42,7 +42,7 @@ class Study:
             1,200 steps. phantom: synthetic patients at 2 mm, crops and width of mini, otherwise the quick preset, 400
             steps (teachers 600).
         methods: Students wanted (kdnet,pmkl,protokd,smunet, or dropout,anysubset,dynunet); all by default. For the box:
-            trials (box,second,first,dynunet by default).
+            trials (box,third,second,first,dynunet by default).
         anchors: Anchors wanted (none,normal,k,mixture); all by default. Where they are compared, none is always run.
         subsets: Sequences wanted, such as T1,T1ce; all by default.
         seeds: How many seeds.

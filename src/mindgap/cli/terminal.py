@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
+_GONE = (errno.EPIPE, errno.EIO)
+"""What writing to a closed pipe and to a terminal that has hung up says."""
 _PLAIN_EVERY_S = 10.0
 _TELLS = 0.01
 """Share of the work after which the time left is told."""
@@ -36,14 +40,16 @@ def say(line: str) -> None:
 
 @contextmanager
 def going_on_unheard() -> Iterator[None]:
-    """Go on in silence when whoever read our lines has gone (`| head`, a lost connection): the work counts."""
+    """Go on in silence when whoever read our lines has gone (`| head`, a closed terminal): the work counts."""
     try:
         yield
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except BrokenPipeError:
+            except OSError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -121,9 +127,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: 
         table.add_column(name, justify="left" if words or index == 0 else "right", no_wrap=not words)
     for row in rows:
         table.add_row(*map(escape, row))
-    console = Console()
-    if console.width < 100 and not console.is_terminal:
-        console = Console(width=160)
-    with console.capture() as drawn:  # rich would end the process where nobody reads it
-        console.print(table)
-    say(drawn.get().rstrip("\n"))
+    there = Console()
+    width = 160 if there.width < 100 and not there.is_terminal else there.width
+    drawn = StringIO()  # rich would end the process where nobody reads it
+    Console(file=drawn, width=width, force_terminal=there.is_terminal).print(table)
+    say(drawn.getvalue().rstrip("\n"))

@@ -71,10 +71,8 @@ def run(words: Sequence[str]) -> int:
     speaks = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes
     if speaks:
         print_settings(to_plain(experiment))
-    if place.slurm:  # the machine that queues may have no GPU
-        experiment = dataclasses.replace(experiment, device="auto", precision="auto")
-    if place.dry_run or place.slurm:
-        check(experiment, place.out, resume=place.resume or place.slurm)
+    if place.dry_run or place.slurm:  # the machine that queues may have no GPU
+        check(experiment, place.out, resume=place.resume or place.slurm, elsewhere=place.slurm)
         if place.slurm and not place.dry_run:
             queue(words, place.out, resources)
         return 0
@@ -138,12 +136,12 @@ def queue(words: Sequence[str], out: Path, resources: Any) -> None:
     say(f"cancel  scancel {job.job_id}")
 
 
-def check(experiment: Any, out: Path, *, resume: bool) -> None:
+def check(experiment: Any, out: Path, *, resume: bool, elsewhere: bool) -> None:
     """Build everything the training would build, so that it refuses what cannot work; train nothing."""
     from mindgap.sequences import format_subset
     from mindgap.session import open_session
 
-    session = open_session(experiment, out, resume=resume, say=say)
+    session = open_session(experiment, out, resume=resume, elsewhere=elsewhere, say=say)
     count = sum(p.numel() for p in session.training.segmenter.parameters())
     seen = format_subset(session.method.subset)
     say(f"device {session.processor.device}, precision {session.precision}, sequences {seen}")

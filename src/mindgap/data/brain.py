@@ -19,6 +19,7 @@ _GRID_TOLERANCE_MM = 1e-2
 _TIME_LIMIT_S = 3600
 _SOFT = 0.45  # of the layer below: 0.64 to 0.95 where a mask cut the brain, 0.17 to 0.31 where that cut was blurred
 _MOST_LAYERS = 3
+_RUNNING: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,7 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
         scan, out = Path(folder) / "scan.nii.gz", Path(folder) / "brain.nii.gz"
         write_volume(scan, volume.array, volume.affine)
         command = [str(program), "-i", str(scan), "-o", str(out), "-device", "cpu"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False)
-            failure = f"exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            failure = str(error)
+        failure = _run(command)
         if not out.is_file():
             raise InputError(
                 case=f"{case}: {volume.path.name}",
@@ -102,6 +99,29 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
         )
     filled: NDArray[np.bool_] = binary_fill_holes(brain)
     return filled
+
+
+def _run(command: list[str]) -> str:
+    """Run hd-bet to its end, or until :func:`stop_hd_bet`; how it ended, in words."""
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            _RUNNING.add(child)
+            try:
+                out, errors = child.communicate(timeout=_TIME_LIMIT_S)
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                _RUNNING.discard(child)
+            return f"exit code {child.returncode}: {(errors or out).strip()[-300:]}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+def stop_hd_bet() -> None:
+    """End what :func:`strip_with_hd_bet` started in other threads, which wait for it and then remove their files."""
+    for child in tuple(_RUNNING):
+        child.kill()
 
 
 def brain_of_stripped(array: NDArray[np.float32]) -> tuple[NDArray[np.bool_], int]:

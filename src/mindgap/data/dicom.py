@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -119,7 +119,8 @@ def holds_dicom(path: Path) -> bool:
     for entry in _files(path):
         if is_nifti(entry) and not (comes_from_mask(entry) or is_own_probabilities(entry)):
             return False
-        found = found or is_dicom(entry)
+        with suppress(OSError):  # a stray file that may not be read
+            found = found or is_dicom(entry)
     return found
 
 

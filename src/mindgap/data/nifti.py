@@ -187,7 +187,6 @@ def label_image(target: NDArray[np.uint8], *, like: Volume, convention: LabelCon
     image = _image_like(like, label, _OWN_MASK)
     names = {"0": "background", **{str(value): tissue for value, tissue in convention.tissues.items()}}
     sidecar = {"LabelConvention": convention.name, "Labels": names, "RegionsNested": "ET within TC within WT"}
-    image.header.extensions.clear()
     comment = json.dumps({**sidecar, _VOXELS: _hash_of(label)}).encode("utf-8")
     image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT_EXTENSION, comment))
     return image, sidecar
@@ -206,7 +205,6 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32], *, like:
         sidecar: What the numbers mean.
     """
     image = _image_like(like, np.asarray(probabilities, np.float32), _OWN_PROBABILITIES)
-    image.header.extensions.clear()
     with write_aside(path) as aside:
         nib.save(image, aside)
     write_json(path.with_name(stem_of(path) + ".json"), sidecar)
@@ -257,13 +255,28 @@ def _hash_of(label: NDArray[np.uint8]) -> str:
 
 
 def _image_like(like: Volume, array: NDArray[Any], description: bytes) -> Any:
-    header = like.header.copy()
+    header = plain_header(like)
     header.set_data_dtype(array.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_max"], header["cal_min"] = 0, 0
     header["descrip"] = description
     # sform, qform and their codes stay as they are in the header unless the affine is not the header's own.
     return nib.Nifti1Image(array, like.affine, header)
+
+
+def plain_header(like: Volume) -> Any:
+    """The grid of an image and nothing else of its header: texts may name the patient, other codes are of its values.
+
+    Args:
+        like: The image.
+    """
+    header = like.header.copy()
+    header.extensions.clear()
+    header.set_slope_inter(1, 0)
+    for name in ("cal_max", "cal_min", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
+        header[name] = 0
+    for name in ("descrip", "aux_file", "intent_name", "db_name"):  # NIfTI-2 has no db_name
+        if name in header:
+            header[name] = b""
+    return header
 
 
 def _description_of(path: Path) -> bytes:
@@ -324,9 +337,9 @@ def _load(path: Path) -> Any:
     elif path.suffix != ".nii" and path.suffix.lower() == ".nii":
         content = path.read_bytes()
     else:
-        return nib.load(path)
+        return nib.load(path, mmap=False)  # a mapped file that is written meanwhile ends the process
     kind = _KINDS.get(content[:4])
-    return nib.load(path) if kind is None else kind.from_bytes(content)
+    return nib.load(path, mmap=False) if kind is None else kind.from_bytes(content)
 
 
 def _unreadable(path: Path, case: str, error: Exception) -> InputError:

@@ -182,11 +182,21 @@ class ResidentCases:
 
     def _load(self, index: int) -> tuple[Tensor, list[NDArray[np.int16]]]:
         entry = self.entries[index]
-        codes = torch.from_numpy(self.store.read(entry.case_id))
+        codes = self._mapped(entry.case_id)
         foreground = _foreground_voxels(codes[-1], entry.box_of(self.subset), index)
         if self.place.residence != "disk":
             codes = codes.clone()
         return (codes.to(self.device) if self.place.residence == "device" else codes), foreground
+
+    def _mapped(self, case_id: str) -> Tensor:
+        """The codes of a case, mapped from its file; writing to them stays in memory.
+
+        NumPy keeps a file open for as long as it is mapped, and a process may hold about a thousand open.
+        """
+        mapped, path = self.store.read(case_id), self.store.path_of(case_id)
+        kind = torch.from_numpy(np.empty(0, mapped.dtype)).dtype
+        whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        return whole[mapped.offset :].view(kind).reshape(mapped.shape)
 
     def _cut_or_fetch(self, draws: Draws, crop: int) -> Tensor:
         ahead, self._ahead = self._ahead, None
@@ -214,7 +224,11 @@ class ResidentCases:
         margin = crop // 4 if draws.warp[row] else 0  # what turns in from outside the crop
         begin = [max(c - margin, start) for c, (start, _) in zip(corner, box, strict=True)]
         end_corner = [min(c + crop + margin, end) for c, (_, end) in zip(corner, box, strict=True)]
-        codes = self._window(index, begin, end_corner, [crop + 2 * margin] * 3)
+        pads = [
+            margin - (c - b) + max(crop - (end - start), 0) // 2
+            for c, b, (start, end) in zip(corner, begin, box, strict=True)
+        ]
+        codes = self._window(index, begin, end_corner, [crop + 2 * margin] * 3, pads)
         if margin:
             codes = bend(codes, draws, row, crop=crop)
         codes = _flip(codes, draws.flips[row])

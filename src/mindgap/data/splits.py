@@ -205,7 +205,10 @@ def _draw(spec: str, case_ids: abc.Sequence[str], seed: int) -> Split:
             f"split {spec!r}: give three fractions train/validation/test that add up to 1, the first two "
             "above 0, such as 0.7/0.1/0.2."
         )
-    drawn = sorted(by_patient(case_ids), key=lambda cases: hashlib.sha256(f"{seed}:{cases[0]}".encode()).digest())
+    drawn = sorted(
+        by_patient(case_ids),
+        key=lambda cases: hashlib.sha256(f"{seed}:{cases[0]}".encode(errors="surrogateescape")).digest(),
+    )
     # Few cases still validate: rounding 0.1 of 4 to nothing would refuse what was asked for.
     validation = max(1, round(fractions[1] * len(drawn)))
     test = min(round(fractions[2] * len(drawn)), max(0, len(drawn) - validation - 1))

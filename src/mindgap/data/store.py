@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mindgap.data.codes import CodeKind, encode
 from mindgap.data.prepared import Box, Preparation, PreparedCase, join_boxes
@@ -117,7 +116,7 @@ class Store:
                 "preparation): run `mindgap prepare` again."
             )
 
-    def read(self, case_id: str) -> NDArray[Any]:
+    def read(self, case_id: str) -> np.memmap[Any, Any]:
         """Memory-map the codes of a case (J+1, i, j, k), uint8 or float16; writing to them stays in memory.
 
         Raises:
@@ -125,7 +124,7 @@ class Store:
         """
         path = self.path_of(case_id)
         try:
-            codes: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+            codes: np.memmap[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise MindgapError(f"{path} cannot be read ({error}): run `mindgap prepare` again.") from error
         return codes

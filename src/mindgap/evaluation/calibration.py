@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mindgap.data.patients import by_patient
 from mindgap.regions import BACKGROUND_CLASS, CLASS_COUNT, ED_CLASS, ET_CLASS, NCR_CLASS
 
 Array = NDArray[np.float64]
@@ -122,19 +123,19 @@ def likelihood_curve(probabilities: NDArray[np.floating], target: NDArray[np.int
 
 
 def fit_temperature(curves: Mapping[str, Array], *, draws: int = 1000, seed: int = 0) -> Temperature:
-    """The temperature of the highest likelihood, every case with the same weight, cases resampled for the interval.
+    """The temperature of the highest likelihood, every case with the same weight, patients resampled for the interval.
 
     Args:
         curves: Case -> :func:`likelihood_curve`, averaged over its subsets.
         draws: Bootstrap samples.
         seed: Of the bootstrap.
     """
-    table = np.stack([curves[case] for case in sorted(curves)])
+    of_patients = [np.stack([curves[case] for case in cases]) for cases in by_patient(curves)]
     rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, len(table), (draws, len(table)))
-    drawn = [_lowest(table[cases].mean(0)) for cases in chosen] if len(table) > 1 else [float("nan")]
-    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
-    return Temperature(_lowest(table.mean(0)), low, high, len(table))
+    chosen = rng.integers(0, len(of_patients), (draws, len(of_patients)))
+    drawn = [_lowest(np.concatenate([of_patients[n] for n in some]).mean(0)) for some in chosen]
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if len(of_patients) > 1 else (float("nan"),) * 2
+    return Temperature(_lowest(np.concatenate(of_patients).mean(0)), low, high, len(curves))
 
 
 def reliability_bins(probabilities: NDArray[np.floating], truth: NDArray[np.bool_]) -> Array:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mindgap.data.cohort import Cohort
 from mindgap.data.history import history_of
-from mindgap.data.patients import of_same_patients
+from mindgap.data.patients import by_patient, of_same_patients
 from mindgap.errors import SettingError
 from mindgap.evaluation.calibration import calibration_error, reliability_bins, scale_regions
 from mindgap.evaluation.conformal import exact_binomial
@@ -79,8 +79,8 @@ class Verdict:
         constant_error: The same for the mean Dice of the calibration cases, whatever the case: what a look at the case
             has to beat.
         rank_correlation: Spearman's, of expected with reached Dice; NaN where one of them does not vary.
-        covered: Cases whose interval held the reference.
-        intervals: Cases that had an interval.
+        covered: Patients whose interval held the reference; of several scans of one the first by name counts.
+        intervals: Patients who had an interval.
         ece_before: Expected calibration error at temperature 1.
         ece_after: At the fitted temperature.
     """
@@ -140,7 +140,7 @@ def assess(
         progress: Called after each subset of each case.
 
     Raises:
-        SettingError: None is left.
+        SettingError: None is left, or none has the sequences.
         InputError: A case cannot be used.
     """
     known = {row.case for row in confidence.observed} | history_of(predictor.folder).known
@@ -160,6 +160,9 @@ def assess(
         for region, pair in _bins(view, found.temperature).items():
             before, after = bins.get((found.subset, region), (0.0, 0.0))
             bins[found.subset, region] = before + pair[0], after + pair[1]
+    if not trials:
+        names = ", ".join(map(format_subset, wanted))
+        raise SettingError(f"none of the {len(cases)} cases left in {cohort.root} has all of {names}: name others.")
     verdicts = [_verdict(trials, confidence, *key, pair) for key, pair in bins.items()]
     return Assessment(trials, verdicts, bins, left_out)
 
@@ -214,7 +217,8 @@ def _verdict(
     told = [row for row in rows if math.isfinite(row.expected_dice)]
     errors = {row.case: abs(row.expected_dice - row.dice) for row in told}
     usual = float(np.mean(list(confidence.dice(subset)[region].values()) or [math.nan]))
-    given = [row for row in rows if math.isfinite(row.high_ml)]
+    all_given = {row.case: row for row in rows if math.isfinite(row.high_ml)}
+    given = [all_given[first] for first, *_ in by_patient(all_given)]  # an exact interval counts what is independent
     return Verdict(
         subset=subset,
         region=region,

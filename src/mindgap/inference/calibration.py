@@ -205,7 +205,7 @@ def brain_voxels(view: View) -> NDArray[np.intp]:
     places = np.flatnonzero(inside)
     if len(places) <= _VOXELS:
         return places
-    rng = np.random.default_rng(zlib.crc32(view.case.case_id.encode()))
+    rng = np.random.default_rng(zlib.crc32(view.case.case_id.encode(errors="surrogateescape")))
     return rng.choice(places, _VOXELS, replace=False)
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mindgap.data.brain import stop_hd_bet
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.nifti import is_own_mask, read_volume
 from mindgap.data.raw import RawOptions
 from mindgap.errors import InputError, MindgapError, SettingError
-from mindgap.files import remove_leftovers, sha256_of
+from mindgap.files import is_full, remove_leftovers, sha256_of
 from mindgap.inference.layout import (
     Layout,
+    check_bids,
     check_probability_files,
     describe_bids,
     mask_of,
     open_bids,
+    remove_bids,
     write_region_probabilities,
 )
 from mindgap.inference.panel import Answer, Panel
@@ -28,8 +32,8 @@ from mindgap.inference.record import Found, Reading, check_sidecar, find_in, pla
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
 from mindgap.lock import hold
 from mindgap.regions import LabelConvention
+from mindgap.sequences import SEQUENCES, format_subset, parse_subset
 from mindgap.sequences import Sequence as MriSequence
-from mindgap.sequences import format_subset, parse_subset
 
 Progress = Callable[[int, int, str], None]
 WHOLE = Shard()
@@ -88,7 +92,7 @@ def segment_cases(
     Raises:
         SettingError: The folder holds results and ``resume`` is not set, or masks made otherwise (network, convention,
             coverage, layout, probabilities); or another process is at this share.
-        MindgapError: A mask or the status file cannot be written; no case can be any more.
+        MindgapError: The disk is full or the status file cannot be written: no case can be any more.
     """
     identity = {
         "model_sha256": panel.sha256,
@@ -99,9 +103,11 @@ def segment_cases(
         "probabilities": probabilities,
         "raw": None if raw is None else raw.describe(),
     }
+    if layout == "bids":
+        check_bids(out, [files.case_id for files in cohort.cases])
     open_folder(out, shard, identity, resume=resume)
     if layout == "bids":
-        open_bids(out, [files.case_id for files in cohort.cases])
+        open_bids(out)
     outcome = Outcome()
     cases = {files.case_id: files for files in cohort.cases}
     mine = shard.share({*cases, *cohort.rejected})
@@ -160,7 +166,11 @@ class _Run:
     def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
         """Take every case through the three steps."""
         behind: Future[None] | None = None
-        with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        with (
+            ThreadPoolExecutor(1, "reader") as reader,
+            ThreadPoolExecutor(1, "writer") as writer,
+            _nothing_runs_on(),
+        ):
             ahead = [reader.submit(self.read, *self.asked(files)) for files in waiting[:1]]
             for number, files in enumerate(waiting):
                 read = ahead.pop().result()
@@ -218,19 +228,22 @@ class _Run:
         """Write the mask, then the line that says so.
 
         Raises:
-            MindgapError: The place cannot be written.
+            MindgapError: The disk is full, or the status file cannot be written.
         """
         if isinstance(result, str):
             self.fail(case_id, result)
             return
         try:
-            self._write(case_id, result)
-        except MindgapError:
-            raise
+            status = self._write(case_id, result)
         except Exception as error:
+            if isinstance(error, MindgapError) and is_full(error):  # no case can be written any more
+                raise
             self.fail(case_id, _one_line(case_id, error))
+            return
+        self.book.add(status)
+        self.outcome.done.append(case_id)
 
-    def _write(self, case_id: str, result: _Segmented) -> None:
+    def _write(self, case_id: str, result: _Segmented) -> CaseStatus:
         who, found = result.who, result.found
         grid = _grid_of(found.reading.raw, found.segmentation.subset[0])
         mask = mask_of(self.out, case_id, grid, self.layout)
@@ -239,25 +252,25 @@ class _Run:
             describe_bids(mask, record, self.convention)
         if self.probabilities:
             write_region_probabilities(mask, found.segmentation, self.layout, record)
-        self.book.add(
-            CaseStatus(
-                case_id,
-                "done",
-                "; ".join(record["warnings"]),
-                subset=record["subset"],
-                available=format_subset(found.reading.files.sequences),
-                files={sequence: _place(taken) for sequence, taken in record["inputs"].items()},
-                sha256={sequence: taken["sha256"] for sequence, taken in record["inputs"].items()},
-                bytes={sequence: _length(Path(taken["file"])) for sequence, taken in record["inputs"].items()},
-                mask_sha256=record["mask"]["sha256"],
-                volumes_ml=record["volumes_ml"],
-                seconds=record["seconds"],
-                expected_dice=(record["confidence"] or {}).get("expected_dice", {}),
-                review=(record["confidence"] or {}).get("review", []),
-                native=record.get("raw", {}).get("native", ""),
-            )
+        if self.layout == "bids":  # whose names tell the grid: what an earlier call found on another one is past
+            for other in set(SEQUENCES) - {grid}:
+                remove_bids(mask_of(self.out, case_id, other, self.layout))
+        return CaseStatus(
+            case_id,
+            "done",
+            "; ".join(record["warnings"]),
+            subset=record["subset"],
+            available=format_subset(found.reading.files.sequences),
+            files={sequence: _place(taken) for sequence, taken in record["inputs"].items()},
+            sha256={sequence: taken["sha256"] for sequence, taken in record["inputs"].items()},
+            bytes={sequence: _length(Path(taken["file"])) for sequence, taken in record["inputs"].items()},
+            mask_sha256=record["mask"]["sha256"],
+            volumes_ml=record["volumes_ml"],
+            seconds=record["seconds"],
+            expected_dice=(record["confidence"] or {}).get("expected_dice", {}),
+            review=(record["confidence"] or {}).get("review", []),
+            native=record.get("raw", {}).get("native", ""),
         )
-        self.outcome.done.append(case_id)
 
     def fail(self, case_id: str, reason: str) -> None:
         """List a case as failed."""
@@ -282,6 +295,16 @@ class _Run:
         check_sidecar(mask)
         if self.probabilities:
             check_probability_files(mask, self.layout)
+
+
+@contextmanager
+def _nothing_runs_on() -> Iterator[None]:
+    """End programs that a thread waits for when the block is left by an error or a signal: threads end before it."""
+    try:
+        yield
+    except BaseException:
+        stop_hd_bet()
+        raise
 
 
 def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Layout) -> bool:

@@ -64,7 +64,8 @@ def evaluate(
         progress: Called after each subset of each case.
 
     Returns:
-        The scores, and the cases that could not be scored with the reason.
+        The scores, and the cases that could not be scored with the reason. A case that lacks a sequence of a subset is
+        none of these: it is not scored on that subset, and stands under "lacking" in evaluation.json.
 
     Raises:
         SettingError: The network does not take one of the subsets, or comes without its run and ``out`` is missing.
@@ -93,7 +94,8 @@ def evaluate(
         progress=progress,
     )
     if not result.scores:
-        raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in result.failed.values()))
+        reasons = [*result.failed.values(), *(f"{case}: it has not {_any_of(n)}" for case, n in result.lacking.items())]
+        raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in reasons))
     failed = missing | result.failed
     write_scores(place / SCORES, result.scores)
     record = {
@@ -101,6 +103,7 @@ def evaluate(
         "part": cases,
         "labels": convention.name,
         "failed": failed,
+        "lacking": result.lacking,
         **_describe_scoring(result, predictor, rules),
         "seconds_per_case": round((time.perf_counter() - began) / len(chosen), 2),
     }
@@ -123,6 +126,10 @@ def evaluation_folder(model: Path, out: Path | None) -> Path:
     if out is None:
         raise SettingError(f"{model.name} comes without its run: name a file for the scores (-o scores.csv).")
     return out.with_name(f"{out.stem}-evaluation")
+
+
+def _any_of(subsets: Sequence[str]) -> str:
+    return "all of " + (subsets[0] if len(subsets) == 1 else f"any of {', '.join(subsets)}")
 
 
 def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.tiling import pad_to, padded_shape
 from mindgap.networks.card import TrainedNetwork
 from mindgap.networks.weights import load_network
+from mindgap.processor import detect_processor
 from mindgap.regions import LabelConvention, Region, region_mask
 from mindgap.sequences import SEQUENCES, Subset
 from mindgap.shapes import BACKGROUND, STRIDE
@@ -276,7 +277,7 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Every way on every validation case: the whole brain beside tiles, int8 beside fp32 as the card asks for."""
-    with_openvino = device != "cuda" and importlib.util.find_spec("openvino") is not None
+    with_openvino = detect_processor(device).device == "cpu" and importlib.util.find_spec("openvino") is not None
     engine = "openvino" if with_openvino else "auto"
     plain = Predictor(load_network(model.folder), device=device, precision="fp32", engine=engine)
     ways = {_TILES: _Way(plain.engine, "tiles", _TILES), _WHOLE: _Way(plain.engine, "whole", _TILES)}

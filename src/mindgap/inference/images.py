@@ -15,7 +15,7 @@ import numpy as np
 
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_files
-from mindgap.data.nifti import label_image, read_volume, volume_from_image
+from mindgap.data.nifti import label_image, plain_header, read_volume, volume_from_image
 from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.files import PathLike, sha256_of
@@ -221,8 +221,6 @@ def _hash_of(volume: Volume) -> str:
 
 
 def _with_channels(probabilities: Any, like: Volume) -> nib.Nifti1Image:
-    header = like.header.copy()
-    header.extensions.clear()
+    header = plain_header(like)
     header.set_data_dtype(np.float32)
-    header.set_slope_inter(1, 0)
     return nib.Nifti1Image(np.moveaxis(np.asarray(probabilities, np.float32), 0, -1), like.affine, header)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mindgap.data.nifti import is_own_probabilities, stem_of, write_probabilities
+from mindgap.data.nifti import is_own_mask, is_own_probabilities, stem_of, write_probabilities
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.predictor import Segmentation
@@ -58,8 +58,8 @@ def bids_case(case_id: str) -> str:
     return case_id if _BIDS_CASE.fullmatch(case_id) else "sub-" + re.sub(r"[^A-Za-z0-9]", "", case_id)
 
 
-def open_bids(out: Path, case_ids: Iterable[str]) -> None:
-    """Make a folder a BIDS derivative data set, before any work.
+def check_bids(out: Path, case_ids: Iterable[str]) -> None:
+    """Refuse a folder that cannot become a BIDS derivative data set of these cases, before anything is written.
 
     Raises:
         SettingError: Two cases would have one name, or the folder is a data set of somebody else.
@@ -77,6 +77,10 @@ def open_bids(out: Path, case_ids: Iterable[str]) -> None:
                 "are letters and digits: rename one."
             )
         named[bids_case(case_id)] = case_id
+
+
+def open_bids(out: Path) -> None:
+    """Make a folder a BIDS derivative data set, before any work."""
     version = importlib.metadata.version("mindgap")
     made = {"Name": "mindgap", "Version": version, "Description": "brain-tumour segmentation; research use only"}
     description = {
@@ -103,6 +107,18 @@ def describe_bids(mask: Path, record: Mapping[str, Any], convention: LabelConven
     write_json(sidecar, {**_origin(record), **read_json(sidecar)})
     rows = [f"{value}\t{tissue.split(' (')[0]}\t{_short(tissue)}" for value, tissue in convention.tissues.items()]
     write_text(mask.with_name(f"{stem_of(mask)}.tsv"), "\n".join(["index\tname\tabbreviation", *rows]) + "\n")
+
+
+def remove_bids(mask: Path) -> None:
+    """Remove a mask of mindgap's and what accompanies it; one that somebody changed stays."""
+    if not mask.exists() or not is_own_mask(mask):
+        return
+    stem = stem_of(mask)
+    beside = [mask.with_name(f"{stem}{ending}") for ending in (".json", ".tsv", ".manifest.json")]
+    probabilities = [path for path in probability_files(mask, "bids") if is_own_probabilities(path)]
+    about = [path.with_name(f"{stem_of(path)}.json") for path in probabilities]
+    for path in (*probabilities, *about, *beside, mask):
+        path.unlink(missing_ok=True)
 
 
 def probability_files(mask: Path, layout: Layout = "folders") -> tuple[Path, ...]:

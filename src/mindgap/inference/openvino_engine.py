@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mindgap import networks
 from mindgap.errors import MindgapError
 from mindgap.files import cache_folder, keep_used, sha256_of
 from mindgap.inference.exported import GRAPH
@@ -101,7 +102,7 @@ def representation_of(model: Trained) -> Path:
         MindgapError: OpenVINO cannot translate it.
     """
     openvino = import_quietly()
-    what = [FORMAT, model.sha256, model.card.architecture, model.card.arguments, openvino.__version__]
+    what = [FORMAT, _hash_of_code(), model.sha256, model.card.architecture, model.card.arguments, openvino.__version__]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / "openvino" / "translated" / key
     try:
@@ -112,6 +113,14 @@ def representation_of(model: Trained) -> Path:
         own = Path(tempfile.mkdtemp(prefix="mindgap-openvino-"))
         atexit.register(shutil.rmtree, own, ignore_errors=True)
         return save_graph(_translated(model), own / key)
+
+
+def _hash_of_code() -> str:
+    """Of the networks' code: what was translated before it was mended computes something else."""
+    found = hashlib.sha256()
+    for file in sorted(Path(networks.__path__[0]).glob("*.py")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def _translated(model: Trained) -> Any:
@@ -126,7 +135,10 @@ def save_graph(graph: Any, folder: Path) -> Path:
     aside = folder.with_name(f".{os.getpid()}.{secrets.token_hex(4)}")
     aside.mkdir(parents=True)  # not a temporary folder, which others could not read
     try:
-        openvino.save_model(graph, aside / GRAPH, compress_to_fp16=False)
+        try:
+            openvino.save_model(graph, aside / GRAPH, compress_to_fp16=False)
+        except RuntimeError as error:  # what it says of a full disk
+            raise OSError(f"{folder} could not be written: {error}") from error
         if folder.is_dir() and not (folder / GRAPH).is_file():
             shutil.rmtree(folder)
         aside.rename(folder)

@@ -15,7 +15,7 @@ from mindgap.data.case import Case
 from mindgap.data.preparation import orient_back, prepare_case, put_back
 from mindgap.data.prepared import Placement, Preparation, PreparedCase, paste
 from mindgap.data.volume import Volume, volume_of_voxel_ml
-from mindgap.errors import InputError, MindgapError, SettingError
+from mindgap.errors import InputError, MemoryShort, SettingError
 from mindgap.inference.decision import classes_from_regions, highest_expected_dice
 from mindgap.inference.engines import Engine, EnginePrecision, load_engine, memory_gib
 from mindgap.inference.estimate import Estimate
@@ -198,7 +198,7 @@ class Predictor:
         used = self.serve(case.case_id, case.sequences, subset)
         chosen = case.only(used)
         prepared = prepare_case(chosen, self.preparation)
-        maps, coverage = self._maps(case.case_id, prepared)
+        maps, coverage = self.maps(case.case_id, prepared)
         target, native = self._classes_at_home(maps, prepared.placement)
         voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
@@ -213,8 +213,16 @@ class Predictor:
             native=native,
         )
 
-    def _maps(self, case_id: str, prepared: PreparedCase) -> tuple[NDArray[np.float32], Coverage]:
-        """Probabilities and how they were computed: in tiles after all where one pass turns out not to fit."""
+    def maps(self, case_id: str, prepared: PreparedCase) -> tuple[Float[NDArray[np.float32], "R i j k"], Coverage]:
+        """Probabilities and how they were computed: in tiles after all where one pass turns out not to fit.
+
+        Args:
+            case_id: Name for the message.
+            prepared: The crop.
+
+        Raises:
+            MemoryShort: It does not fit as it was asked for, or not even in tiles.
+        """
         coverage = self.coverage_of(prepared)  # once: computing changes how much memory is free
         try:
             return self.probabilities(prepared, coverage=coverage), coverage
@@ -224,7 +232,7 @@ class Predictor:
             if coverage == "tiles" or self.coverage != "auto":
                 device = "--device cpu, or " if self.processor.device == "cuda" else ""
                 helps = "a machine with more of it" if coverage == "tiles" else "--coverage tiles"
-                raise MindgapError(f"{case_id}: memory ran out while segmenting it: take {device}{helps}.") from error
+                raise MemoryShort(f"{case_id}: memory ran out while segmenting it: take {device}{helps}.") from error
         return self.probabilities(prepared, coverage="tiles"), "tiles"
 
     def classes(self, probabilities: Float[NDArray[np.float32], "R i j k"]) -> NDArray[np.uint8]:

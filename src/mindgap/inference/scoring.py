@@ -13,7 +13,7 @@ from mindgap.data.case import Case, CaseFiles
 from mindgap.data.nifti import write_label
 from mindgap.data.preparation import put_back, target_on_grid
 from mindgap.data.prepared import PreparedCase, paste
-from mindgap.errors import InputError
+from mindgap.errors import InputError, MemoryShort
 from mindgap.evaluation.metrics import Mask, Spacing
 from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, score_case, score_masks
@@ -34,11 +34,13 @@ class Scoring:
     Attributes:
         scores: A row per model, case, subset and region.
         failed: Cases of which something could not be scored, with the reason.
+        lacking: Cases that do not have all sequences of a subset, with the names of these subsets.
         spacings_mm: Voxel edges of the grids that were compared.
     """
 
     scores: list[Score] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    lacking: dict[str, list[str]] = field(default_factory=dict)
     spacings_mm: set[Spacing] = field(default_factory=set)
 
 
@@ -80,14 +82,17 @@ def score_cohort(
         reasons: dict[str, list[str]] = {}
         for done, subset in enumerate(chosen, start=number * len(chosen) + 1):
             name = format_subset(subset)
+            if not set(subset) <= set(files.sequences):
+                scoring.lacking.setdefault(files.case_id, []).append(name)
+                progress(done, len(cases) * len(chosen), files.case_id)
+                continue
             try:
-                predictor.serve(files.case_id, files.sequences, subset)
                 view = _View(opened.case(subset), opened.prepared(subset), rules, model, name)
                 scoring.scores.extend(_score_network(predictor, view, convention, predictions))
-                if baseline is not None:
+                if baseline is not None and baseline.knows(subset):
                     scoring.scores.extend(baseline.score(view, subset))
                 scoring.spacings_mm.add(view.spacing_mm)
-            except InputError as error:
+            except (InputError, MemoryShort) as error:
                 reasons.setdefault(str(error), []).append(name)
             progress(done, len(cases) * len(chosen), files.case_id)
         if reasons:
@@ -127,7 +132,7 @@ class _View:
 def _score_network(
     predictor: Predictor, view: _View, convention: LabelConvention, predictions: Path | None
 ) -> list[Score]:
-    maps = predictor.probabilities(view.prepared)
+    maps, _ = predictor.maps(view.case.case_id, view.prepared)
     predicted = predictor.classes(view.on_grid(maps))
     if predictions is not None:
         native = predicted
@@ -152,6 +157,10 @@ class _Baseline:
     def __init__(self, thresholds: Fitted) -> None:
         self.thresholds = thresholds
         self._known: dict[tuple[MriSequence, ...], list[Score]] = {}
+
+    def knows(self, subset: Subset) -> bool:
+        """Whether a threshold was fitted for one of the sequences."""
+        return all(any(sequence in known for sequence in subset) for known in self.thresholds.values())
 
     def score(self, view: _View, subset: Subset) -> list[Score]:
         best = tuple(choose_sequences(self.thresholds, subset, case=view.case.case_id).values())

@@ -163,7 +163,7 @@ def diagnose_latents(network: nn.Module, batches: Iterable[Batch], subset: Subse
     if flat and anchor.name != "normal":
         raise MindgapError(
             f"the latents collapsed: {', '.join(flat)} is {means[flat[0]]:g} inside the brain, where it should be "
-            "near 1. Lower --alignment-weight or --learning-rate; the last checkpoint is untouched."
+            "near 1. Train anew in another folder, with a lower --alignment-weight or --learning-rate."
         )
     return Diagnosis(means | _anchor_weights(network, subset), latents)
 
@@ -175,8 +175,8 @@ def _anchor_weights(network: nn.Module, subset: Subset) -> dict[str, float]:
     free = logits.detach().float()
     if not bool(free.isfinite().all()):
         raise MindgapError(
-            f"the anchor weights are not finite ({free.tolist()}): lower --anchor-learning-rate-factor or "
-            "--alignment-weight; the last checkpoint is untouched."
+            f"the anchor weights are not finite ({free.tolist()}): train anew in another folder, with a lower "
+            "--anchor-learning-rate-factor or --alignment-weight."
         )
     kind = getattr(network, "weights", "softmax")
     shares = {"raw": free / len(subset), "ratio": free / free.sum()}.get(kind, torch.softmax(free, 0))

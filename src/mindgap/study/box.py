@@ -26,7 +26,6 @@ from mindgap.data.prepared import Preparation
 from mindgap.data.resident import ResidentCases
 from mindgap.data.splits import find_split
 from mindgap.data.store import INDEX, open_store
-from mindgap.errors import SettingError
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
@@ -49,6 +48,7 @@ from mindgap.runfiles import MANIFEST, MEMBERS, THRESHOLDS
 from mindgap.sequences import SUBSETS, Subset, format_subset
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.shapes import STRIDE
+from mindgap.study.cohort import has_moved, refuse_other_split
 from mindgap.study.grid import Run
 from mindgap.study.keep import DECIDED
 from mindgap.study.scale import Place
@@ -88,15 +88,16 @@ def prepare_folds(
         folds: How many there are.
 
     Raises:
-        SettingError: A store there was made from other data.
+        SettingError: A store there was made from other data, or with another split.
     """
     place = Place(out, data, out / "folds", device)
     runs = {place.store_of(run): run for run in runs_of(trials)}
     for store, run in sorted(runs.items()):
         if (store / INDEX).is_file():
-            if Path(open_store(store).source).resolve() != data.resolve():
-                raise SettingError(f"{store} was prepared from other data than {data}: name another --out.")
-            continue
+            known = open_store(store)
+            refuse_other_split(known, f"{split}:{run.fold}/{folds}")
+            if not has_moved(known, data):
+                continue
         also = {_grow(out / f"phantoms{run.phantoms}", run.phantoms, stage): None} if run.phantoms else {}
         said = stage(f"preparing fold {run.fold} of {folds}")
         prepare(data, store, Preparation(spacing_mm=SPACING_MM), split=f"{split}:{run.fold}/{folds}", also=also,

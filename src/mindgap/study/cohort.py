@@ -63,10 +63,13 @@ def prepare_place(
         _grow(place.data, stage)
         split = str(place.data / "splits")
     preparation = Preparation(spacing_mm=scale.spacing_mm)
+    moved = False
     if (place.store / INDEX).is_file():
-        _refuse_other(open_store(place.store), preparation, place.data)
-        _refuse_other_split(open_store(place.store), split)
-    else:
+        store = open_store(place.store)
+        _refuse_other(store, preparation)
+        refuse_other_split(store, split)
+        moved = has_moved(store, place.data)
+    if moved or not (place.store / INDEX).is_file():
         prepare(place.data, place.store, preparation, split=split, workers=cpu_count(), progress=stage("preparing"))
     _refuse_lacking(open_store(place.store))
     return place
@@ -91,23 +94,39 @@ def open_test_cases(place: Place, run: Run, preparation: Preparation) -> list[Op
     return [OpenedCase(files, convention, preparation, DEFAULT_RULES) for files in cases]
 
 
-def _refuse_other(store: Store, preparation: Preparation, data: Path) -> None:
+def _refuse_other(store: Store, preparation: Preparation) -> None:
     """Refuse a store that was made for another study.
 
     Raises:
-        SettingError: It was prepared otherwise, or from other data.
+        SettingError: It was prepared otherwise.
     """
     if store.preparation != preparation:
         raise SettingError(
             f"{store.folder} was prepared with {store.preparation}, this scale needs {preparation}: name another --out."
         )
-    if Path(store.source).resolve() != data.resolve():
+
+
+def has_moved(store: Store, data: Path) -> bool:
+    """Whether the data of a store lie elsewhere now: it is prepared again then, which changes nothing but the place.
+
+    Args:
+        store: Made before.
+        data: Where its cases should lie.
+
+    Raises:
+        SettingError: It was made from other data, or from a folder that is still there.
+    """
+    if Path(store.source).resolve() == data.resolve():
+        return False
+    here = {files.case_id for files in discover(data).cases}
+    if Path(store.source).exists() or not set(store.cases) - store.joined <= here:
         raise SettingError(
             f"{store.folder} was prepared from {store.source}, this study is about {data}: name another --out."
         )
+    return True
 
 
-def _refuse_other_split(store: Store, split: str) -> None:
+def refuse_other_split(store: Store, split: str) -> None:
     """Refuse a store whose cases train, choose or judge otherwise than a split that is named says.
 
     Raises:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from mindgap.batch import Batch
 from mindgap.data.augmentation import Augmentation, Draws, draw
 from mindgap.data.resident import ResidentCases
-from mindgap.errors import MindgapError, SettingError
+from mindgap.errors import MemoryShort, MindgapError, SettingError
 from mindgap.methods.base import AbstractMethod, Player
 from mindgap.networks.blocks import channels_last
 from mindgap.networks.norms import running_averages, settle_norms
 from mindgap.training.checkpoint import TrainingState, random_state, set_random_state
-from mindgap.training.memory import MemoryShort, explain_shortage, recompute_activations
+from mindgap.training.memory import explain_shortage, recompute_activations
 from mindgap.training.optimisation import (
     AveragedWeights,
     Optimisation,
@@ -198,9 +198,9 @@ class Training:
         for name, network in self.method.networks.items():
             if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
                 raise NonFiniteLoss(
-                    f"the weights of the {name} are not finite at step {self.finished}. The last checkpoint is "
-                    "untouched: resume with a smaller --learning-rate or with --clip 1; with --log-every 1 the term "
-                    "and the cases are named."
+                    f"the weights of the {name} are not finite at step {self.finished}. The network that was kept "
+                    "stays. Train anew in another folder with a smaller --learning-rate or with --clip 1, from that "
+                    "network with --start if you like; with --log-every 1 the term and the cases are named."
                 )
         return TrainingState(
             step=self.finished,
@@ -318,8 +318,9 @@ class Training:
             listing = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise NonFiniteLoss(
                 f"the loss is not finite at step {self.finished + 1} ({listing}), or was not at a step that was not "
-                f"logged, on cases {', '.join(self.cases.case_ids(draws))}. The last checkpoint is untouched: resume "
-                "with a smaller --learning-rate or with --clip 1, or look at these cases."
+                f"logged, on cases {', '.join(self.cases.case_ids(draws))}. The network that was kept stays. Look at "
+                "these cases, or train anew in another folder with a smaller --learning-rate or with --clip 1, from "
+                "that network with --start if you like."
             )
         return values
 

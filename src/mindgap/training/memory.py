@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mindgap.errors import MindgapError
 from mindgap.processor import is_short_of_memory
-
-
-class MemoryShort(MindgapError):
-    """A step did not fit into memory."""
 
 
 def recompute_activations(network: nn.Module) -> None:

@@ -69,16 +69,19 @@ def leave(accelerator: Accelerator) -> None:
 
 @contextmanager
 def stop_request() -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets (in the main thread; elsewhere nothing is installed).
+    """An event that SIGTERM, Ctrl-C or a terminal that hangs up sets (in the main thread; elsewhere nothing does).
 
     A second Ctrl-C ends at once, without saving. SIGTERM may come twice: a cluster sends it to every process of a job,
-    and what started the processes sends it on.
+    and what started the processes sends it on. What `nohup` ignores stays ignored.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
+    kinds = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        kinds.append(signal.SIGHUP)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
 
     def ask(kind: int, _: FrameType | None) -> None:
         event.set()
