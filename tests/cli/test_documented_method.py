@@ -16,17 +16,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """Follow the page: write its file, add its line."""
-    file, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """Follow the page: write its file, import it and add its line."""
+    file, lines = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     path = tmp_path_factory.mktemp("methods") / "logits.py"
     path.write_text(file, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("documented_logits", path)
+    spec = importlib.util.spec_from_file_location("mindgap.methods.logits", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    exec(line, {"METHODS": METHODS, "LogitMatchingRecipe": module.LogitMatchingRecipe})
+    exec(lines, {"METHODS": METHODS})
     yield
     del METHODS["logits"], sys.modules[spec.name]
 
