@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mindgap.data.codes import encode
 from mindgap.data.resident import ResidentCases
 from mindgap.data.store import Store, open_store
-from mindgap.errors import MindgapError, SettingError
+from mindgap.errors import MindgapError
 from mindgap.evaluation.latents import gap_metrics
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.experiment import (
@@ -41,8 +41,8 @@ from mindgap.networks.card import ModelCard, head_of, read_card
 from mindgap.networks.weights import save_network
 from mindgap.processor import choose_precision, detect_processor, peak_memory_gib
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
-from mindgap.sequences import format_subset
 from mindgap.shapes import STRIDE
+from mindgap.training.cases import choose_cases
 from mindgap.training.checkpoint import load_newest, refuse_existing, save_checkpoint, seed_everything
 from mindgap.training.folder import RunFolder
 from mindgap.training.loop import Training
@@ -223,20 +223,7 @@ class Session:
         self.accelerator = make_accelerator(self.processor.device, self.precision, players=len(method.players))
         if not self.accelerator.is_main_process:
             self.say = lambda line: None
-        chosen = {part: self._usable(part) for part in ("train", "validation")}
-        if not chosen["train"]:
-            raise SettingError(
-                f"no training case in {store.folder} has the sequences {[str(s) for s in method.subset]}: choose "
-                "another --subset or prepare other data."
-            )
-        seen = {sequence for case in chosen["train"] for sequence in store.cases[case].sequences}
-        unseen = [sequence for sequence in method.subset if sequence not in seen]
-        if unseen:  # of a network for any subset, which would answer from weights that nothing has taught
-            raise SettingError(
-                f"no training case in {store.folder} has {format_subset(unseen)}: choose --subset "
-                f"{format_subset(s for s in method.subset if s in seen)}, or a split whose training cases have it."
-            )
-        self.cases, self.validation = (self._load(chosen[part]) for part in ("train", "validation"))
+        self.cases, self.validation = map(self._load, choose_cases(store, method, say=self.say))
         self.start: dict[str, Tensor] = {}  # what the weights were, where some of them stay in what is kept
         if experiment.start_share:
             weights = method.networks["segmenter"].state_dict()
@@ -377,7 +364,6 @@ class Session:
         self.say(f"kept the network of step {best['step']} (mean validation Dice {best['score']:.3f})")
 
     def _write_model(self, network: nn.Module) -> None:
-
         card = ModelCard(
             architecture=self.method.architecture,
             arguments=self.method.arguments,
@@ -398,18 +384,6 @@ class Session:
             residence=self.experiment.residence,
             processes=int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes)),
         )
-
-    def _usable(self, part: str) -> list[str]:
-
-        case_ids = self.store.part(part)
-        sequences = self.store.sequences
-        if not case_ids:
-            return []
-        available = torch.tensor([[s in self.store.cases[c].sequences for s in sequences] for c in case_ids])
-        keep = self.method.usable(available, sequences).tolist()
-        if not all(keep):
-            self.say(f"{keep.count(False)} {part} cases lack a sequence this method needs and are left out")
-        return [case_id for case_id, kept in zip(case_ids, keep, strict=True) if kept]
 
 
 @contextmanager
