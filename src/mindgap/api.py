@@ -225,7 +225,7 @@ def segment_cohort(
 
     Raises:
         SettingError: ``out`` holds other results.
-        MindgapError: No case is found, or a mask cannot be written.
+        MindgapError: No case is found, or the disk is full.
     """
     data, model, out = Path(data), model_folder(model), Path(out)
     share, labels = Shard.parse(shard), find_convention(convention)

@@ -115,7 +115,7 @@ def remove_leftovers(folder: Path, of: Collection[str] = ()) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically, in UTF-8; of names that are no UTF-8 on this system in escapes that JSON reads."""
+    """Write text atomically, in UTF-8; bytes of names that are no UTF-8 as escapes, which JSON (alone) reads again."""
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 

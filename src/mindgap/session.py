@@ -101,7 +101,7 @@ def train(
 
     Raises:
         SettingError: Settings and data do not go together, or another training is at work in ``out``.
-        Interrupted: SIGTERM or Ctrl-C came; everything is saved.
+        Interrupted: SIGTERM, SIGHUP or Ctrl-C came; everything is saved.
     """
     with alone_in(out, say=say):
         return _train(experiment, out, resume=resume, progress=progress, say=say)

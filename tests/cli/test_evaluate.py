@@ -125,6 +125,28 @@ def test_other_rules_are_printed_recorded_and_noted_in_the_report(
     assert "any was scored with protocol leaky and grid model" in (anything / "report.html").read_text()
 
 
+def test_what_a_case_lacks_is_said_and_is_no_failure(
+    journey, anything: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = tmp_path / "cohort"
+    shutil.copytree(journey.cohort, cohort)
+    case = json.loads((anything / "manifest.json").read_text())["cases"]["test"][0]
+    (path,) = cohort.rglob(f"{case}_t2.nii.gz")
+    path.unlink()
+    words = ["evaluate", str(cohort), "--model", str(anything), "--coverage", "whole", "--baseline", "none"]
+    assert main([*words, "--subsets", "T1,T2"]) == 0
+    record = json.loads((anything / "evaluation.json").read_text())
+    assert (record["failed"], record["lacking"]) == ({}, {case: ["T2"]})
+    assert f"{case} lacks a sequence and is not scored on T2" in capsys.readouterr().out
+    assert ("T2" in {row.subset for row in read_scores(anything / "scores.csv") if row.case == case}) is False
+    main(["report", str(anything), "-o", str(tmp_path / "page.html")])
+    assert f"{case} lacks a sequence and was not scored on T2" in (tmp_path / "page.html").read_text()
+    for left in cohort.rglob("*_t2.nii.gz"):
+        left.unlink()
+    assert main([*words, "--subsets", "T2"]) == 2
+    assert f"{case}: it has not all of T2" in capsys.readouterr().err
+
+
 def test_the_leaky_protocol_names_what_an_incomplete_case_lacks(journey, tmp_path: Path, fails) -> None:
     cohort = tmp_path / "cohort"
     shutil.copytree(journey.cohort, cohort)

@@ -67,6 +67,7 @@ def test_a_stray_file_that_may_not_be_read_hides_no_dicom(write_dicom, tmp_path,
 
     monkeypatch.setattr(dicom, "is_dicom", guarded)
     assert holds_dicom(tmp_path / "d")
+    assert len(read_series(tmp_path / "d")) == 1
 
 
 def test_what_holds_dicom(write_dicom, write_nifti, make_image, tmp_path):

@@ -182,8 +182,8 @@ def test_what_was_read_does_not_hang_on_the_file(tmp_path, make_image):
 
 def test_texts_of_the_input_do_not_travel_with_its_mask(tmp_path, make_image, target):
     image = nib.Nifti1Image(make_image(), _affine())
-    for name in ("db_name", "aux_file", "intent_name", "descrip"):
-        image.header[name] = b"MUELLER^HANS"
+    for name in ("db_name", "aux_file", "intent_name", "descrip", "data_type"):
+        image.header[name] = b"MUELLER^H"
     image.header.set_intent(3, (2.0,), name="MUELLER")
     image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"MUELLER"))
     nib.save(image, tmp_path / "a.nii.gz")
@@ -193,3 +193,10 @@ def test_texts_of_the_input_do_not_travel_with_its_mask(tmp_path, make_image, ta
     for name in ("mask.nii", "p.nii"):
         assert b"MUELLER" not in (tmp_path / name).read_bytes()
         assert int(nib.load(tmp_path / name).header["intent_code"]) == 0
+
+
+def test_a_mask_of_an_analyze_image_is_nifti(tmp_path, make_image, target):
+    image = nib.Spm2AnalyzeImage(make_image(), _affine())
+    like = volume_from_image(image, Path("a.img"), case="A")
+    write_label(tmp_path / "mask.nii.gz", target, like=like, convention=BRATS)
+    np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, _affine())

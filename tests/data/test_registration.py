@@ -12,7 +12,7 @@ import pytest
 from scipy.ndimage import binary_erosion
 
 import mindgap.data.raw as raw
-from mindgap.data.brain import BrainSource, brain_of_stripped, stop_hd_bet, strip_with_hd_bet
+from mindgap.data.brain import BrainSource, allow_hd_bet, brain_of_stripped, stop_hd_bet, strip_with_hd_bet
 from mindgap.data.nifti import write_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.preparation import prepare_case
@@ -256,7 +256,7 @@ def test_a_scan_in_other_units_than_mm_is_refused(brain) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a program that is a script")
-def test_a_program_that_finds_the_brain_can_be_ended_from_elsewhere(tmp_path, brain) -> None:
+def test_a_program_that_finds_the_brain_can_be_ended_from_elsewhere(tmp_path, brain, request) -> None:
     program = tmp_path / "hd-bet"
     program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/begun'\nexec sleep 60\n")
     program.chmod(0o755)
@@ -265,7 +265,10 @@ def test_a_program_that_finds_the_brain_can_be_ended_from_elsewhere(tmp_path, br
         waiting = pool.submit(strip_with_hd_bet, "p", program, brain)
         while not (tmp_path / "begun").exists():
             time.sleep(0.02)
+        request.addfinalizer(allow_hd_bet)
         stop_hd_bet()
         with pytest.raises(InputError, match="exit code -9"):
             waiting.result()
+        with pytest.raises(InputError, match="stopped"):
+            pool.submit(strip_with_hd_bet, "p", program, brain).result()
     assert time.monotonic() - began < 30

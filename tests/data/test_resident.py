@@ -1,3 +1,5 @@
+import os
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -420,3 +422,11 @@ def test_a_crop_that_is_bent_by_nothing_is_the_crop(tmp_path, corner, shape):
     assert torch.equal(bent.target, plain.target)
     assert torch.equal(bent.image > BACKGROUND, plain.image > BACKGROUND)
     assert float((bent.image - plain.image).abs().max()) < 0.01
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are bytes")
+def test_cases_are_mapped_whatever_bytes_their_names_have(tmp_path):
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    store = _store(folder, _prepared("P01", *_coordinates((16, 16, 16))))
+    mapped = ResidentCases(store, ["P01"], subset=(T1, T2, FLAIR), residence="disk")
+    assert torch.equal(mapped.codes[0], torch.from_numpy(np.array(store.read("P01"))))

@@ -13,7 +13,7 @@ import pytest
 from mindgap.data.cohort import discover
 from mindgap.errors import SettingError
 from mindgap.evaluation.scores import score_case
-from mindgap.inference.assessment import assess, write_trials
+from mindgap.inference.assessment import Trial, _verdict, assess, write_trials
 from mindgap.inference.calibration import calibrate
 from mindgap.inference.confidence import POOLED, estimate
 from mindgap.inference.predictor import Predictor
@@ -112,3 +112,13 @@ def test_estimates_are_held_against_cases_that_are_news_to_the_network(run, coho
         rows = list(csv.DictReader(handle))
     assert len(rows) == len(found.trials)
     assert float(rows[0]["dice"]) == pytest.approx(found.trials[0].dice, abs=1e-4)
+
+
+def test_coverage_counts_patients(known):
+    def trial(case, reference_ml):
+        return Trial(case, "FLAIR", "WT", 0.8, 0.7, 10.0, 5.0, 15.0, reference_ml, False, False)
+
+    scans = [("BraTS-GLI-00001-000", 10.0), ("BraTS-GLI-00001-001", 99.0), ("BraTS-GLI-00002-000", 99.0)]
+    nothing = np.zeros((3, 10))
+    verdict = _verdict([trial(*scan) for scan in scans], known, "FLAIR", "WT", (nothing, nothing))
+    assert (verdict.n, verdict.covered, verdict.intervals) == (3, 1, 2), "of each patient the first scan by name"

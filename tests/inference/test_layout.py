@@ -170,12 +170,15 @@ def test_what_was_found_on_another_grid_gives_way_to_what_is_found_now(anything,
     before = {path.name for path in folder.iterdir()}
     assert before
     assert all("space-FLAIR" in name for name in before)
+    notes = next(folder.glob("*dseg.tsv"))
+    notes.write_text("looked at, looks right")
     more = replace(alone, images={**cohort.cases[0].images, **alone.images})
     outcome = _segment(
         anything, replace(cohort, cases=(more,)), out, layout="bids", probabilities=True, resume=True, force=True
     )
     assert outcome.done == ["sub-01_ses-2"]
-    assert {path.name for path in folder.iterdir()} == {name.replace("FLAIR", "T1w") for name in before}
+    assert {path.name for path in folder.iterdir()} == {name.replace("FLAIR", "T1w") for name in before} | {notes.name}
+    assert notes.read_text() == "looked at, looks right"
 
 
 def test_a_refused_bids_folder_is_left_as_it_was(anything, cohort, tmp_path):

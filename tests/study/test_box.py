@@ -76,6 +76,17 @@ def test_folds_of_another_split_are_refused(made, place, tmp_path):
     assert again == study
 
 
+def test_folds_whose_data_moved_go_on(place, tmp_path):
+    shutil.copytree(place.data, tmp_path / "old")
+    of = lambda data: prepare_folds(tmp_path / "out", data, [TINY], split=str(place.data / "splits"), device="cpu",  # noqa: E731
+                                    stage=lambda name: silent, folds=2)  # fmt: skip
+    before = [open_store(of(tmp_path / "old").store_of(run)) for run in TINY.runs]
+    (tmp_path / "old").rename(tmp_path / "new")
+    after = [open_store(of(tmp_path / "new").store_of(run)) for run in TINY.runs]
+    assert {Path(store.source) for store in after} == {tmp_path / "new"}
+    assert [store.fingerprint for store in after] == [store.fingerprint for store in before]
+
+
 def test_phantoms_join_those_that_teach_a_fold_and_judge_nothing(place, tmp_path):
     trial = Trial("with-phantoms", "two more", folds=(2,), against=None, phantoms=2)
     split = str(place.data / "splits")

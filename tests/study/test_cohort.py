@@ -1,6 +1,7 @@
 """Which store a study takes, and which it refuses before anything is trained."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,20 +43,26 @@ def test_a_study_that_was_moved_goes_on_and_one_about_other_data_is_refused(plac
     old, new = tmp_path / "old", tmp_path / "new"
     shutil.copytree(place.data, old / "cohort")
     nothing = lambda name: lambda done, total, what: None  # noqa: E731
-    place_of = partial(prepare_place, scale=TINY, split=str(place.data / "splits"), device="cpu", stage=nothing)
+    place_of = partial(prepare_place, scale=TINY, device="cpu", stage=nothing)
+    place_of = partial(place_of, split=str(place.data / "splits"))
     before = open_store(place_of(old, data=old / "cohort").store)
     shutil.copytree(old / "cohort", tmp_path / "copy")
+    index = (old / "store" / INDEX).read_text()
     with pytest.raises(SettingError, match="this study is about"):
         place_of(old, data=tmp_path / "copy")
     old.rename(new)
-    after = open_store(place_of(new, data=new / "cohort").store)
-    assert after.fingerprint == before.fingerprint
+    shutil.rmtree(new / "cohort" / "splits")  # with no lists beside the data "auto" is another split
+    after = open_store(place_of(new, data=new / "cohort", split="auto").store)
     assert Path(after.source) == new / "cohort"
-    shutil.rmtree(new / "cohort")
-    gone = next((tmp_path / "copy").glob("*GG/*"))
-    shutil.rmtree(gone)
+    assert replace(after, source=before.source, folder=before.folder) == before
+    assert index != (new / "store" / INDEX).read_text()
+    (new / "cohort").rename(tmp_path / "more")
+    one = next((tmp_path / "more").glob("*GG/*"))
+    shutil.copytree(one, one.with_name("Phantom_9"))
+    for path in one.with_name("Phantom_9").iterdir():
+        path.rename(path.with_name(path.name.replace(one.name, "Phantom_9")))
     with pytest.raises(SettingError, match="this study is about"):
-        place_of(new, data=tmp_path / "copy")
+        place_of(new, data=tmp_path / "more", split="auto")
 
 
 def test_a_store_without_a_sequence_is_refused_before_anything_is_trained(place, tmp_path):

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when all went well, 1 when part of a cohort failed, 2 for an error the user can mend, 130 and 143 when
-        interrupted.
+        0 when all went well, 1 when part of a cohort failed, 2 for an error the user can mend, 129, 130 and 143 when
+        interrupted, 141 when nobody reads what is only printed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
@@ -111,7 +111,7 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
 
 
 def _complain(line: str) -> None:
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # a closed pipe, a terminal that has hung up
         print(line, file=sys.stderr)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _TIME_LIMIT_S = 3600
 _SOFT = 0.45  # of the layer below: 0.64 to 0.95 where a mask cut the brain, 0.17 to 0.31 where that cut was blurred
 _MOST_LAYERS = 3
 _RUNNING: set[subprocess.Popen[str]] = set()
+_STOPPING = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,13 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
 
 def _run(command: list[str]) -> str:
     """Run hd-bet to its end, or until :func:`stop_hd_bet`; how it ended, in words."""
+    if _STOPPING.is_set():
+        return "stopped"
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
             _RUNNING.add(child)
+            if _STOPPING.is_set():
+                child.kill()
             try:
                 out, errors = child.communicate(timeout=_TIME_LIMIT_S)
             except BaseException:
@@ -119,9 +125,18 @@ def _run(command: list[str]) -> str:
 
 
 def stop_hd_bet() -> None:
-    """End what :func:`strip_with_hd_bet` started in other threads, which wait for it and then remove their files."""
+    """End what :func:`strip_with_hd_bet` started in other threads of this process, and let it start no other.
+
+    The threads then remove the files they gave it; when they have ended, :func:`allow_hd_bet`.
+    """
+    _STOPPING.set()
     for child in tuple(_RUNNING):
         child.kill()
+
+
+def allow_hd_bet() -> None:
+    """Let hd-bet be started again."""
+    _STOPPING.clear()
 
 
 def brain_of_stripped(array: NDArray[np.float32]) -> tuple[NDArray[np.bool_], int]:

@@ -79,7 +79,7 @@ def prepare_cohort(
             "train": list(split.train),
             "validation": list(split.validation),
             "test": list(split.test),
-            "unassigned": list(split.unassigned(sorted(stored))),
+            "unassigned": list(split.unassigned(sorted(files.case_id for files, _ in jobs))),
             "joined": [one.to_plain() for one in joined],
         },
         source=str(visible(cohort.root)),

@@ -263,17 +263,18 @@ def _image_like(like: Volume, array: NDArray[Any], description: bytes) -> Any:
 
 
 def plain_header(like: Volume) -> Any:
-    """The grid of an image and nothing else of its header: texts may name the patient, other codes are of its values.
+    """The header of an image without texts, which may name the patient, and without what is said of its values.
 
     Args:
         like: The image.
     """
-    header = like.header.copy()
+    known = like.header
+    header = known.copy() if isinstance(known, nib.Nifti1Header) else nib.Nifti1Header.from_header(known)
     header.extensions.clear()
     header.set_slope_inter(1, 0)
     for name in ("cal_max", "cal_min", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[name] = 0
-    for name in ("descrip", "aux_file", "intent_name", "db_name"):  # NIfTI-2 has no db_name
+    for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):  # NIfTI-2 has not the last two
         if name in header:
             header[name] = b""
     return header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -195,7 +196,8 @@ class ResidentCases:
         """
         mapped, path = self.store.read(case_id), self.store.path_of(case_id)
         kind = torch.from_numpy(np.empty(0, mapped.dtype)).dtype
-        whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        place: Any = os.fsencode(path)  # text would have to be UTF-8
+        whole = torch.from_file(place, shared=False, size=path.stat().st_size, dtype=torch.uint8)
         return whole[mapped.offset :].view(kind).reshape(mapped.shape)
 
     def _cut_or_fetch(self, draws: Draws, crop: int) -> Tensor:

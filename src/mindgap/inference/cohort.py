@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mindgap.data.brain import stop_hd_bet
+from mindgap.data.brain import allow_hd_bet, stop_hd_bet
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
 from mindgap.data.nifti import is_own_mask, read_volume
@@ -166,11 +166,7 @@ class _Run:
     def all(self, waiting: Sequence[CaseFiles], progress: Callable[[int, str], None]) -> None:
         """Take every case through the three steps."""
         behind: Future[None] | None = None
-        with (
-            ThreadPoolExecutor(1, "reader") as reader,
-            ThreadPoolExecutor(1, "writer") as writer,
-            _nothing_runs_on(),
-        ):
+        with _threads() as (reader, writer):
             ahead = [reader.submit(self.read, *self.asked(files)) for files in waiting[:1]]
             for number, files in enumerate(waiting):
                 read = ahead.pop().result()
@@ -298,13 +294,17 @@ class _Run:
 
 
 @contextmanager
-def _nothing_runs_on() -> Iterator[None]:
-    """End programs that a thread waits for when the block is left by an error or a signal: threads end before it."""
+def _threads() -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+    """One that reads and one that writes, both ended in the end; after an error or a signal without what they run."""
     try:
-        yield
-    except BaseException:
-        stop_hd_bet()
-        raise
+        with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+            try:
+                yield reader, writer
+            except BaseException:
+                stop_hd_bet()
+                raise
+    finally:
+        allow_hd_bet()
 
 
 def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Layout) -> bool:

@@ -110,15 +110,16 @@ def describe_bids(mask: Path, record: Mapping[str, Any], convention: LabelConven
 
 
 def remove_bids(mask: Path) -> None:
-    """Remove a mask of mindgap's and what accompanies it; one that somebody changed stays."""
+    """Remove a mask of mindgap's and what accompanies it; what somebody changed or put in its place stays."""
     if not mask.exists() or not is_own_mask(mask):
         return
-    stem = stem_of(mask)
-    beside = [mask.with_name(f"{stem}{ending}") for ending in (".json", ".tsv", ".manifest.json")]
     probabilities = [path for path in probability_files(mask, "bids") if is_own_probabilities(path)]
-    about = [path.with_name(f"{stem_of(path)}.json") for path in probabilities]
-    for path in (*probabilities, *about, *beside, mask):
-        path.unlink(missing_ok=True)
+    marks = {path.with_name(f"{stem_of(path)}.json"): '"Values"' for path in probabilities}
+    for ending, mark in ((".json", "LabelConvention"), (".tsv", "index\tname"), (".manifest.json", '"mask"')):
+        marks[mask.with_name(f"{stem_of(mask)}{ending}")] = mark
+    texts = [p for p, mark in marks.items() if p.is_file() and mark in p.read_text("utf-8", errors="replace")]
+    for path in (*probabilities, *texts, mask):
+        path.unlink()
 
 
 def probability_files(mask: Path, layout: Layout = "folders") -> tuple[Path, ...]:

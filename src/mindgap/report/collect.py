@@ -75,6 +75,10 @@ def collect(runs: Sequence[Path]) -> dict[str, Any]:
 def _remarks(name: str, evaluation: Mapping[str, Any]) -> list[str]:
     """What a reader of the scores has to know: cases left out, and rules other than the usual ones."""
     notes = [f"{name}: {case} was not scored. {reason}" for case, reason in evaluation.get("failed", {}).items()]
+    notes += [
+        f"{name}: {case} lacks a sequence and was not scored on {', '.join(subsets)}."
+        for case, subsets in evaluation.get("lacking", {}).items()
+    ]
     usual = DEFAULT_RULES.to_plain()
     said = {key: evaluation.get(key, usual[key]) for key in ("protocol", "grid")}
     rules = [f"{key} {value}" for key, value in said.items() if value != usual[key]]

@@ -48,7 +48,7 @@ from mindgap.runfiles import MANIFEST, MEMBERS, THRESHOLDS
 from mindgap.sequences import SUBSETS, Subset, format_subset
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.shapes import STRIDE
-from mindgap.study.cohort import has_moved, refuse_other_split
+from mindgap.study.cohort import follow_data, refuse_other_split
 from mindgap.study.grid import Run
 from mindgap.study.keep import DECIDED
 from mindgap.study.scale import Place
@@ -96,8 +96,8 @@ def prepare_folds(
         if (store / INDEX).is_file():
             known = open_store(store)
             refuse_other_split(known, f"{split}:{run.fold}/{folds}")
-            if not has_moved(known, data):
-                continue
+            follow_data(known, data)
+            continue
         also = {_grow(out / f"phantoms{run.phantoms}", run.phantoms, stage): None} if run.phantoms else {}
         said = stage(f"preparing fold {run.fold} of {folds}")
         prepare(data, store, Preparation(spacing_mm=SPACING_MM), split=f"{split}:{run.fold}/{folds}", also=also,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mindgap.api import Progress, prepare
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import discover
+from mindgap.data.folders import visible
 from mindgap.data.prepared import Preparation
 from mindgap.data.splits import find_split
-from mindgap.data.store import INDEX, PARTS, Store, open_store
+from mindgap.data.store import INDEX, PARTS, Store, open_store, write_index
 from mindgap.errors import SettingError
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.files import read_json, write_text
@@ -63,13 +65,12 @@ def prepare_place(
         _grow(place.data, stage)
         split = str(place.data / "splits")
     preparation = Preparation(spacing_mm=scale.spacing_mm)
-    moved = False
     if (place.store / INDEX).is_file():
         store = open_store(place.store)
         _refuse_other(store, preparation)
         refuse_other_split(store, split)
-        moved = has_moved(store, place.data)
-    if moved or not (place.store / INDEX).is_file():
+        follow_data(store, place.data)
+    else:
         prepare(place.data, place.store, preparation, split=split, workers=cpu_count(), progress=stage("preparing"))
     _refuse_lacking(open_store(place.store))
     return place
@@ -106,8 +107,8 @@ def _refuse_other(store: Store, preparation: Preparation) -> None:
         )
 
 
-def has_moved(store: Store, data: Path) -> bool:
-    """Whether the data of a store lie elsewhere now: it is prepared again then, which changes nothing but the place.
+def follow_data(store: Store, data: Path) -> None:
+    """Let a store know where its data lie, where their folder was moved: a study goes on then.
 
     Args:
         store: Made before.
@@ -117,13 +118,14 @@ def has_moved(store: Store, data: Path) -> bool:
         SettingError: It was made from other data, or from a folder that is still there.
     """
     if Path(store.source).resolve() == data.resolve():
-        return False
-    here = {files.case_id for files in discover(data).cases}
-    if Path(store.source).exists() or not set(store.cases) - store.joined <= here:
+        return
+    cohort = discover(data)
+    here = {*(files.case_id for files in cohort.cases), *cohort.rejected}
+    if Path(store.source).exists() or {*store.cases, *store.failed} - store.joined != here:
         raise SettingError(
             f"{store.folder} was prepared from {store.source}, this study is about {data}: name another --out."
         )
-    return True
+    write_index(replace(store, source=str(visible(data))))
 
 
 def refuse_other_split(store: Store, split: str) -> None:

@@ -99,7 +99,7 @@ def run_here(
 ) -> Outcome:
     """Run what is missing, at most ``at_once`` at a time; a student starts when its teacher is done.
 
-    One failure loses only what depends on it. Ctrl-C or SIGTERM lets every training save, and a second call goes on.
+    One failure loses only what depends on it. Ctrl-C, SIGTERM or SIGHUP lets all trainings save; a second call goes on.
 
     Args:
         runs: Teachers before students.
@@ -112,7 +112,7 @@ def run_here(
 
     Raises:
         SettingError: A folder holds a run of other orders, or nothing may run at the same time.
-        Interrupted: SIGTERM or Ctrl-C came.
+        Interrupted: SIGTERM, SIGHUP or Ctrl-C came.
     """
     if at_once < 1:
         raise SettingError(f"{at_once} trainings at the same time never end: it has to be at least 1.")

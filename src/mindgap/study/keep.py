@@ -44,7 +44,7 @@ def orders_of(run: Run, scale: Scale) -> dict[str, object]:
 
 
 def is_whole(folder: Path, run: Run, scale: Scale) -> bool:
-    """Whether a folder holds a run that was trained to its end and scored on all its test cases, with the same orders.
+    """Whether a folder holds a run of the same orders, trained to its end and scored on all test cases it could see.
 
     Raises:
         SettingError: It holds a run of other orders.
