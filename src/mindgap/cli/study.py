@@ -234,7 +234,7 @@ def say_split(place: Place) -> None:
 
 def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int, finished: Sequence[Run] = ()) -> None:
     """Print what would be run, and how long it would take; what is finished takes no time."""
-    from mindgap.study.scale import GAIN_TOGETHER
+    from mindgap.study.scale import GAIN_TOGETHER, WITHOUT_BF16
 
     rows, total = [], 0.0
     for run in runs:
@@ -245,4 +245,5 @@ def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int, finished: Seq
     print_table(["run", "sees", "steps", "about", "after"], rows)
     say(f"{len(rows)} runs with {' '.join(scale.flags)}{f', {len(finished)} of them finished' if finished else ''}")
     total /= GAIN_TOGETHER if at_once > 1 else 1
-    say(f"about {duration(total)} on two cores with native bf16; a GPU takes a small part of it")
+    slower = duration(WITHOUT_BF16 * total)
+    say(f"about {duration(total)} on two cores with native bf16, {slower} without; a GPU takes a small part of it")

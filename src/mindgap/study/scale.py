@@ -103,6 +103,8 @@ class Place:
         return tuple(folder / "runs" for folder in (self.keep, self.out) if folder is not None)
 
 
+WITHOUT_BF16 = 2.3
+"""How many times as long a study takes on two cores without native bf16 (measured with AVX2 alone, on phantoms)."""
 GAIN_TOGETHER = 1.2
 """How much more two small trainings at a time get done on two cores than one after the other (measured)."""
 
