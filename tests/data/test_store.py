@@ -138,7 +138,7 @@ def test_bad_cases_are_listed_and_the_rest_goes_on(tmp_path, cohort_folder, writ
     assert "B2_t2.nii.gz" in store.failed["B2"]
     assert "reference segmentation" in store.failed["B3"]
     assert store.part("train") == ["P01"]
-    assert store.split["unassigned"] == ["P03"]
+    assert store.split["unassigned"] == ["B2", "P03"]
     assert [done for done, _, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert {case for _, _, case in seen} == {"P01", "P02", "P03", "B1", "B2", "B3"}
     assert open_store(tmp_path / "store") == store

@@ -151,19 +151,19 @@ def test_a_name_that_is_no_utf8_costs_no_summary(anything, many, tmp_path):
 
 
 def test_a_signal_does_not_wait_for_what_the_reader_waits_for(anything, many, tmp_path, monkeypatch):
-    ended = threading.Event()
+    ended, read = threading.Event(), module.read_for
 
-    def slow(predictor, files, *known, **named):
-        ended.wait(30)
-        raise InputError(case=files.case_id, expected="a brain", found="none", mend="nothing")
+    def read_slowly(predictor, files, **named):
+        if files.case_id == "B":
+            ended.wait(30)
+        return read(predictor, files, **named)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "stop_hd_bet", ended.set)
     monkeypatch.setattr(module._Run, "find", interrupted)
-    monkeypatch.setattr(module, "read_for", lambda predictor, files, **named: (
-        slow(predictor, files) if files.case_id == "B" else None))  # fmt: skip
+    monkeypatch.setattr(module, "read_for", read_slowly)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         _segment(anything, many, tmp_path / "out")
