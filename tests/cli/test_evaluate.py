@@ -144,7 +144,7 @@ def test_what_a_case_lacks_is_said_and_is_no_failure(
     for left in cohort.rglob("*_t2.nii.gz"):
         left.unlink()
     assert main([*words, "--subsets", "T2"]) == 2
-    assert f"{case}: it has not all of T2" in capsys.readouterr().err
+    assert f"{case} lacks a sequence for T2" in capsys.readouterr().err
 
 
 def test_the_leaky_protocol_names_what_an_incomplete_case_lacks(journey, tmp_path: Path, fails) -> None:

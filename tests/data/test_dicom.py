@@ -2,11 +2,11 @@
 
 import stat
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mindgap.data import dicom
 from mindgap.data.dicom import dicom_folder, holds_dicom, need, read_series
 from mindgap.data.dicom_stack import stack_of
 from mindgap.data.nifti import read_volume, write_label, write_probabilities
@@ -58,14 +58,14 @@ def test_slices_stand_in_geometric_order_whatever_they_are_called(write_dicom, t
 def test_a_stray_file_that_may_not_be_read_hides_no_dicom(write_dicom, tmp_path, monkeypatch):
     write_dicom(tmp_path / "d", VOXELS, GRID)
     (tmp_path / "d" / "00_notes.txt").write_text("")
-    known = dicom.is_dicom
+    known = Path.open
 
-    def guarded(path):
+    def guarded(path, *words, **named):
         if path.name == "00_notes.txt":
             raise PermissionError(13, "Permission denied", str(path))
-        return known(path)
+        return known(path, *words, **named)
 
-    monkeypatch.setattr(dicom, "is_dicom", guarded)
+    monkeypatch.setattr(Path, "open", guarded)
     assert holds_dicom(tmp_path / "d")
     assert len(read_series(tmp_path / "d")) == 1
 

@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -119,15 +119,8 @@ def holds_dicom(path: Path) -> bool:
     for entry in _files(path):
         if is_nifti(entry) and not (comes_from_mask(entry) or is_own_probabilities(entry)):
             return False
-        found = found or _looks_like_dicom(entry)
+        found = found or is_dicom(entry)
     return found
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    """Whether a file is one of DICOM; a stray one that may not be read is none."""
-    with suppress(OSError):
-        return is_dicom(path)
-    return False
 
 
 @contextmanager
@@ -166,7 +159,7 @@ def read_series(folder: Path) -> tuple[DicomSeries, ...]:
             examination.
         SettingError: pydicom is not installed.
     """
-    headers = [(path, _read_header(path, folder)) for path in _files(folder) if _looks_like_dicom(path)]
+    headers = [(path, _read_header(path, folder)) for path in _files(folder) if is_dicom(path)]
     images = [(path, header) for path, header in headers if _is_image(header)]
     if not images:
         raise InputError(

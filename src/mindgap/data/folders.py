@@ -167,18 +167,21 @@ def _why_overlooked(folder: Path) -> str:
                 return f"its images lie {depth} levels down, and {MAX_DEPTH} are searched; name a folder nearer to them"
             if path.suffix.lower() in (".mgz", ".mha", ".nrrd", ".mnc"):
                 return f"{name} is no NIfTI; convert it"
-            with suppress(OSError):  # a file that may not be read says nothing
-                if is_dicom(path):
-                    return "it holds DICOM and no NIfTI; segment it by itself"
+            if is_dicom(path):
+                return "it holds DICOM and no NIfTI; segment it by itself"
     return ""
 
 
 def is_dicom(path: Path) -> bool:
-    """By a name that promises DICOM (which is then read or refused), or by the mark in its first bytes."""
+    """By a name that promises DICOM (which is then read or refused), or by the mark in its first bytes.
+
+    A stray file that may not be read says nothing, and is none.
+    """
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
-    with path.open("rb") as handle:
+    with suppress(OSError), path.open("rb") as handle:
         return handle.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
+    return False
 
 
 def walk(root: Path, closed: set[Path], depth: int = 0) -> Iterator[Path]:

@@ -204,10 +204,20 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32], *, like:
         like: The image whose grid is kept.
         sidecar: What the numbers mean.
     """
-    image = _image_like(like, np.asarray(probabilities, np.float32), _OWN_PROBABILITIES)
+    image = probability_image(probabilities, like=like)
     with write_aside(path) as aside:
         nib.save(image, aside)
     write_json(path.with_name(stem_of(path) + ".json"), sidecar)
+
+
+def probability_image(probabilities: NDArray[np.float32], *, like: Volume) -> Any:
+    """Probabilities as nibabel image (float32) in the grid of an input image.
+
+    Args:
+        probabilities: 0 to 1 (i j k) or, with a channel for each region, (i j k R).
+        like: The image whose grid is kept.
+    """
+    return _image_like(like, np.asarray(probabilities, np.float32), _OWN_PROBABILITIES)
 
 
 def is_own_probabilities(path: Path) -> bool:
@@ -255,19 +265,15 @@ def _hash_of(label: NDArray[np.uint8]) -> str:
 
 
 def _image_like(like: Volume, array: NDArray[Any], description: bytes) -> Any:
-    header = plain_header(like)
+    header = _plain_header(like)
     header.set_data_dtype(array.dtype)
     header["descrip"] = description
     # sform, qform and their codes stay as they are in the header unless the affine is not the header's own.
     return nib.Nifti1Image(array, like.affine, header)
 
 
-def plain_header(like: Volume) -> Any:
-    """The header of an image without texts, which may name the patient, and without what is said of its values.
-
-    Args:
-        like: The image.
-    """
+def _plain_header(like: Volume) -> Any:
+    """The header of an image without texts, which may name the patient, and without what is said of its values."""
     known = like.header
     header = known.copy() if isinstance(known, nib.Nifti1Header) else nib.Nifti1Header.from_header(known)
     header.extensions.clear()

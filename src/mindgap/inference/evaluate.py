@@ -94,7 +94,8 @@ def evaluate(
         progress=progress,
     )
     if not result.scores:
-        reasons = [*result.failed.values(), *(f"{case}: it has not {_any_of(n)}" for case, n in result.lacking.items())]
+        lacking = (f"{case} lacks a sequence for {', '.join(names)}" for case, names in result.lacking.items())
+        reasons = [*result.failed.values(), *lacking]
         raise MindgapError("no case could be scored:\n" + "\n".join(f"  {line}" for line in reasons))
     failed = missing | result.failed
     write_scores(place / SCORES, result.scores)
@@ -126,10 +127,6 @@ def evaluation_folder(model: Path, out: Path | None) -> Path:
     if out is None:
         raise SettingError(f"{model.name} comes without its run: name a file for the scores (-o scores.csv).")
     return out.with_name(f"{out.stem}-evaluation")
-
-
-def _any_of(subsets: Sequence[str]) -> str:
-    return "all of " + (subsets[0] if len(subsets) == 1 else f"any of {', '.join(subsets)}")
 
 
 def _describe_scoring(result: Scoring, predictor: Predictor, rules: Rules) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_files
-from mindgap.data.nifti import label_image, plain_header, read_volume, volume_from_image
+from mindgap.data.nifti import label_image, probability_image, read_volume, volume_from_image
 from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.files import PathLike, sha256_of
@@ -155,7 +155,7 @@ def segment(
     mask, _ = label_image(segmentation.target, like=segmentation.like, convention=convention)
     return Result(
         segmentation=mask,
-        probabilities=_with_channels(segmentation.probabilities, segmentation.like),
+        probabilities=probability_image(np.moveaxis(segmentation.probabilities, 0, -1), like=segmentation.like),
         volumes_ml={str(region): float(ml) for region, ml in segmentation.volumes_ml.items()},
         subset=segmentation.subset,
         labels=dict(convention.tissues),
@@ -218,9 +218,3 @@ def _hash_of(volume: Volume) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(volume.affine).tobytes())
     digest.update(np.ascontiguousarray(volume.array).tobytes())
     return digest.hexdigest()
-
-
-def _with_channels(probabilities: Any, like: Volume) -> nib.Nifti1Image:
-    header = plain_header(like)
-    header.set_data_dtype(np.float32)
-    return nib.Nifti1Image(np.moveaxis(np.asarray(probabilities, np.float32), 0, -1), like.affine, header)

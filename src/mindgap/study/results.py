@@ -205,7 +205,7 @@ class Results:
             grid = grid if rule["grid"] == "native" else f"in the network's grid ({edges} mm)"
             said.add(f"{grid}, protocol {rule['protocol']}, {rule['coverage']}, Dice v{rule['columns']['dice']}")
         lacking = {case for rule in rules for case in rule.get("lacking", {})}
-        less = f" {len(lacking)} of them lack a sequence and count where it is not needed." if lacking else ""
+        less = f" {len(lacking)} test cases lack a sequence and count where it is not needed." if lacking else ""
         return f" Scored {'; '.join(sorted(said))}; where both masks are empty Dice is 1, where one is, 0.{less}"
 
     def _values(self, run: Run, column: str, subset: str | None, model: str) -> dict[str, float]:
