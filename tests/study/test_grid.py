@@ -20,7 +20,7 @@ def test_the_papers_tables_are_114_trainings():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_teachers_stand_before_their_students_and_names_are_unique(preset):
-    runs = runs_of([preset], Choice(seeds=2))
+    runs = runs_of([preset], Choice(seeds=1 if preset.startswith("figure") else 2))
     seen = set()
     for run in runs:
         assert run.name not in seen
@@ -114,3 +114,18 @@ def test_commands_are_the_papers_settings_at_the_papers_scale(tmp_path):
     assert text.startswith("train kdnet --preset paper --steps 50000 --subset T1ce --seed 1")
     assert f"--teacher {tmp_path / 'runs' / 'teacher-k-s1'}" in text
     assert score[:4] == ("evaluate", str(tmp_path / "brats"), "--model", str(tmp_path / "runs" / run.name))
+
+
+def test_a_figure_takes_the_teachers_it_draws_and_no_further_seed():
+    assert [run.name for run in runs_of(["figure1"], Choice(anchors=("mixture",)))] == ["teacher-mixture-s0"]
+    both = runs_of(["table4", "figure2"], Choice(seeds=2))
+    assert both == runs_of(["table4"], Choice(seeds=2))
+    with pytest.raises(SettingError, match="seed 0"):
+        runs_of(["figure1", "figure3"], Choice(seeds=2))
+
+
+def test_our_network_for_any_subset_is_run_without_its_alignment_too():
+    ours, unaligned = (run for run in runs_of(["anysubset"], Choice(("anysubset", "unaligned"))))
+    assert ours.method == unaligned.method == "anysubset"
+    assert unaligned.flags == (*ours.flags, "--alignment-weight", "0")
+    assert (ours.row, unaligned.row) == ("anysubset", "unaligned")

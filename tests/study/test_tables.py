@@ -145,6 +145,7 @@ def test_the_threshold_stands_in_every_table(tmp_path):
     for name in ("table1", "table2"):
         table = build_table(name, Results(tmp_path), Choice())
         assert column(table, "Avg", method="best single threshold") == ["30.00 [30.00, 30.00]"]
+    assert column(table5(Results(tmp_path), Choice()), "T1", source="best single threshold") == ["30.00 [30.00, 30.00]"]
 
 
 def test_table_four_compares_with_the_run_without_alignment(tmp_path):
@@ -235,11 +236,11 @@ def test_table_three_compares_the_seeds_both_have_and_says_how_many_there_are(tm
         write(tmp_path, none[1], [0.9] * 12)  # P_* has no second seed: this one must not be compared with its first
         write(tmp_path, mixture[0], [0.6] * 12)
     table = build_table("table3", Results(tmp_path), Choice(seeds=2))
-    ours = {"region": "WT", "source": "ours"}
-    assert column(table, "mean of 14", **ours) == ["70.00 [70.00, 70.00]", "60.00 [60.00, 60.00]"]
-    assert column(table, "between seeds", **ours) == ["28.28", "1 of 2 seeds"]
-    assert column(table, "minus without alignment", **ours) == ["", "+10.00 [+10.00, +10.00]"]
-    assert column(table, "T1", **ours) == ["70.00 [70.00, 70.00]", "60.00 [60.00, 60.00]; 1 of 2 seeds"]
+    ours, gain = {"region": "WT", "source": "ours"}, ["+10.00 [+10.00, +10.00]"]
+    assert column(table, "mean of 14", **ours) == ["70.00 [70.00, 70.00]", "60.00 [60.00, 60.00]", ""]
+    assert column(table, "between seeds", **ours) == ["28.28", "1 of 2 seeds", ""]
+    assert column(table, "gain, mean of 14", **ours) == ["", "", *gain]
+    assert column(table, "T1", **ours) == ["70.00 [70.00, 70.00]", "60.00 [60.00, 60.00]; 1 of 2 seeds", *gain]
     assert any(note.startswith("Differences use the seeds both have") for note in table.notes)
 
 
@@ -254,6 +255,40 @@ def test_a_mean_of_subsets_is_over_the_seeds_that_all_of_them_have(tmp_path):
     where = {"region": "TC", "source": "ours", "anchor": "without alignment"}
     assert column(table, "mean of 14", **where) == ["50.00 [50.00, 50.00]"]
     assert column(table, "between seeds", **where) == ["1 of 2 seeds"]
+
+
+def test_table_three_tells_the_gain_of_the_subsets_that_were_run_with_both_anchors(tmp_path):
+    for subset, gain in (("T1", 0.1), ("T1+T2", 0.3)):
+        for anchor, value in (("none", 0.4), ("mixture", 0.4 + gain)):
+            write(tmp_path, grid.student("pmkl", anchor, subset, 0)[-1], [value] * 12)
+    write(tmp_path, grid.student("pmkl", "none", "T2", 0)[-1], [0.9] * 12)
+    table = build_table("table3", Results(tmp_path), Choice())
+    gains = {"anchor": "P_* minus without alignment"}
+    assert column(table, "T1", **gains) == ["+10.00 [+10.00, +10.00]"] * 5  # WT, TC, ET, ETpp and their mean
+    assert column(table, "T2", **gains) == [NOT_RUN] * 5
+    assert column(table, "gain, mean of 2", **gains) == ["+20.00 [+20.00, +20.00]"] * 5
+    assert [bool(p) for p in column(table, "p (Holm)", **gains)] == [True, True, True, False, False]
+    assert column(table, "mean of 15 printed / recomputed", region="ET", source="paper", anchor="P_*") == [
+        "60.60 / 60.60"
+    ]
+
+
+def test_trainings_in_different_arithmetic_are_marked_and_told_apart(tmp_path):
+    for sequence, precision in (("T1", "fp32"), ("T2", "bf16")):
+        for anchor, value, own in (("none", 0.5, "bf16"), ("mixture", 0.6, precision)):
+            run = grid.student("pmkl", anchor, sequence, 0)[-1]
+            write(tmp_path, run, [value] * 12)
+            facts = {"precision": own, "processor": {"device": "cpu", "vector": "AVX512"}}
+            (tmp_path / run.name / "manifest.json").write_text(json.dumps(facts))
+    results = Results(tmp_path)
+    cells = {s: [grid.student("pmkl", a, s, 0)[-1] for a in ("mixture", "none")] for s in ("T1", "T2")}
+    found = {s: results.compare([one], [other], "Avg") for s, (one, other) in cells.items()}
+    assert {s: compared.across for s, compared in found.items()} == {"T1": True, "T2": False}
+    notes = layouts.gains_over_cells(results, Choice(anchors=("mixture",)))
+    assert notes[-1] == (
+        "1 of the 2 cells of P_* compare trainings in different arithmetic (\u2020); the gain over the other 1: "
+        "+10.00 [+10.00, +10.00] (1 up)."
+    )
 
 
 def test_networks_for_any_subset_are_compared_by_the_seeds_both_have(tmp_path):
@@ -326,3 +361,26 @@ def test_table_two_tells_what_another_k_costs_beside_the_papers_number(tmp_path)
     rows = [paper()["table2"][sequence][2] for sequence in ("T1", "T1ce")]
     assert f"{sum(row[3] - row[4] for row in rows) / 2:+.2f} over the same cells" in note
     assert "-0.88 over all 16 (-1.91 with those of T2 recomputed from cells)" in note
+
+
+def test_our_network_stands_beside_the_outside_one_region_by_region(tmp_path):
+    subsets = [format_subset(subset) for subset in SUBSETS]
+    for name, value in (("anysubset", 0.5), ("unaligned", 0.4), ("dynunet", 0.3)):
+        write_rows(tmp_path, grid.for_any_subset(name, 0), {("", s): value for s in subsets})
+    table = build_table("anysubset", Results(tmp_path), Choice())
+    assert column(table, "TC", network="anysubset minus dynunet") == ["+20.00 [+20.00, +20.00]"]
+    assert column(table, "Avg", network="anysubset minus unaligned") == ["+10.00 [+10.00, +10.00]"]
+    assert any("Holm over 6" in note and "anysubset minus dynunet WT 0.003" in note for note in table.notes)
+
+
+def test_the_smallest_p_of_a_table_is_that_of_the_test_with_most_cases(tmp_path):
+    """A test over few cases does not make the others of its family unable to come out."""
+    none, mixture, normal = (grid.teacher(anchor, 0) for anchor in ("none", "mixture", "normal"))
+    write(tmp_path, none, [0.3] * 12)
+    write(tmp_path, mixture, [0.5 + 0.01 * n for n in range(12)])
+    rows = [Score(normal.name, case, format_subset(SEQUENCES), region, 0.6, 1.0, 1.0, 1.0)
+            for case in CASES[:4] for region in ("WT", "TC", "ET", "ETpp")]  # fmt: skip
+    write_scores(tmp_path / normal.name / "scores.csv", rows)
+    table = build_table("table4", Results(tmp_path), Choice())
+    assert column(table, "p (Holm)", anchor="P_*") == ["<0.001"]
+    assert any("With 12 cases the smallest" in note for note in table.notes)

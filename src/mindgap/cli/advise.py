@@ -12,7 +12,7 @@ import tyro
 from mindgap.cli.terminal import parse, print_table, say
 
 if TYPE_CHECKING:
-    from mindgap.evaluation.statistics import Interval
+    pass
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run(words: Sequence[str]) -> int:
         (
             [
                 str(advice.sequence),
-                *(_change(advice.change[name]) for name in names),
+                *(advice.change[name].text(signed=True) for name in names),
                 str(advice.change["mean"].n),
                 advice.network,
             ]
@@ -66,7 +66,3 @@ def run(words: Sequence[str]) -> int:
     )
     say("means over the calibration cases, each with and without the sequence; 95 % bootstrap intervals over cases.")
     return 0
-
-
-def _change(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

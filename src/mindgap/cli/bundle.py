@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> int:
             rows.append([format_subset(subset), "none", "", ""])
             continue
         e = choice.expected
-        score = f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}] n={e.n}" if e.n else "not measured"
+        score = f"{e.text()} n={e.n}" if e.n else "not measured"
         rows.append([format_subset(subset), choice.member.folder.name, format_subset(choice.subset), score])
     print_table(["at hand", "who answers", "looks at", "mean Dice"], rows)
     say(f"wrote {settings.out} ({len(members)} networks)")

@@ -179,7 +179,7 @@ def print_confidence(confidence: Confidence) -> None:
                 subset,
                 str(n) if patients == n else f"{n} of {patients} patients",
                 " / ".join(f"{dice[str(region)].mean:.3f}" for region in REGIONS),
-                f"{dice['mean'].mean:.3f} [{dice['mean'].low:.3f}, {dice['mean'].high:.3f}]",
+                dice["mean"].text(),
                 f"{confidence.temperature(subset):.2f}{own}",
                 level,
             ]
@@ -198,7 +198,7 @@ def print_assessment(found: Assessment, level: float) -> None:
         (
             [
                 row.subset, row.region, str(row.n), f"{row.dice:.3f}",
-                f"{row.error.mean:.3f} [{row.error.low:.3f}, {row.error.high:.3f}]", f"{row.constant_error:.3f}",
+                row.error.text(), f"{row.constant_error:.3f}",
                 f"{row.rank_correlation:.2f}" if math.isfinite(row.rank_correlation) else "-",
                 _coverage(row),
                 f"{row.ece_before:.4f}", f"{row.ece_after:.4f}",

@@ -53,8 +53,6 @@ def run(words: Sequence[str]) -> int:
     for comparison in compare(result.scores):
         i = comparison.difference
         verdict = "the interval contains 0" if i.low <= 0 <= i.high else "the interval does not contain 0"
-        say(
-            f"{comparison.text}, {comparison.region}: {i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}], n = {i.n}; {verdict}"
-        )
+        say(f"{comparison.text}, {comparison.region}: {i.text(signed=True)}, n = {i.n}; {verdict}")
     say(f"report: {result.page}   ({duration(result.seconds)})")
     return 0

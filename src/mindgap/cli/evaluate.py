@@ -14,7 +14,6 @@ from mindgap.cli.terminal import ProgressLine, parse, print_table, say
 
 if TYPE_CHECKING:
     from mindgap.evaluation.scores import Score
-    from mindgap.evaluation.statistics import Interval
     from mindgap.evaluation.summary import SummaryRow
 
 
@@ -145,7 +144,7 @@ def print_scores(scores: Sequence[Score], explained: Sequence[str] | None = None
                 row.model,
                 row.subset,
                 str(row.n),
-                *(_interval(row.dice[r]) for r in TABLE_REGIONS),
+                *(row.dice[r].text() for r in TABLE_REGIONS),
                 _number(row.mean.mean),
             ]
             for row in rows
@@ -160,12 +159,6 @@ def print_scores(scores: Sequence[Score], explained: Sequence[str] | None = None
     say("means over cases, Dice with 95 % bootstrap intervals; the column mean is that of WT, TC and ET.")
     for line in DEFAULT_RULES.describe() if explained is None else explained:
         say(line)
-
-
-def _interval(interval: Interval) -> str:
-    if not math.isfinite(interval.low):  # one case has none
-        return _number(interval.mean)
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _values(row: SummaryRow, column: str) -> str:

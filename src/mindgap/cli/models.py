@@ -79,4 +79,4 @@ def print_subsets(network: Shipped) -> None:
 
 
 def _interval(value: Interval) -> str:
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]" if value.n else "not measured"
+    return value.text(2) if value.n else "not measured"

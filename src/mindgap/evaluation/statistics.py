@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from mindgap.data.patients import by_patient
 
+LEVEL = 0.05
+"""Below it a p value is called significant."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -33,6 +36,21 @@ class Interval:
     def counted(self) -> str:
         """What a test counts, in words: cases, or patients where some have several scans."""
         return f"{self.n} cases" if self.patients == self.n else f"{self.patients} patients"
+
+    def text(self, digits: int = 3, *, signed: bool = False, scale: float = 1.0) -> str:
+        """Mean and ends, "0.612 [0.540, 0.671]": no brackets where one patient has no interval, a dash without a case.
+
+        Args:
+            digits: After the point.
+            signed: Whether a plus is written, too.
+            scale: What the numbers are multiplied by; 100 gives percent.
+        """
+        if not np.isfinite(self.mean):
+            return "\u2013"
+        mean, low, high = (
+            f"{scale * value:{'+' if signed else ''}.{digits}f}" for value in (self.mean, self.low, self.high)
+        )
+        return f"{mean} [{low}, {high}]" if np.isfinite(self.low) else mean
 
 
 def bootstrap_mean(values: Mapping[str, float], *, draws: int = 4000, seed: int = 0) -> Interval:
@@ -133,6 +151,30 @@ def smallest_attainable_p(patients: int, family: int = 1) -> float:
         family: Number m of tests.
     """
     return min(1.0, family * 2.0 ** (1 - patients)) if patients > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Attainable:
+    """What the tests of a family can reach at all.
+
+    Attributes:
+        p: The smallest adjusted p value of any of them.
+        counted: What the test counts that can reach it: "20 cases".
+    """
+
+    p: float
+    counted: str
+
+    @property
+    def verdict(self) -> str:
+        """Said where no test of the family can come out significant; empty elsewhere."""
+        return ": no difference, however large, can be significant here" if self.p > LEVEL else ""
+
+
+def attainable(differences: Sequence[Interval]) -> Attainable:
+    """The smallest adjusted p value that any test of a family can give: that of the one with the most patients."""
+    most = max(differences, key=lambda difference: difference.patients)
+    return Attainable(smallest_attainable_p(most.patients, len(differences)), most.counted)
 
 
 def _resampled(patients: Sequence[Sequence[float]], draws: int, seed: int) -> NDArray[np.float64]:

@@ -74,7 +74,7 @@ class Choice:
         e = self.expected
         if not e.n:
             return f"{name} answers from {seen} ({why})"
-        return f"{name} answers from {seen} ({why}): mean Dice {e.mean:.2f} [{e.low:.2f}, {e.high:.2f}] on {e.n} cases"
+        return f"{name} answers from {seen} ({why}): mean Dice {e.text(2)} on {e.n} cases"
 
 
 def read_members(model: Path) -> tuple[Member, ...]:

@@ -14,7 +14,7 @@ import jinja2
 from mindgap.evaluation.metrics import dice
 from mindgap.evaluation.presets import DEFINITIONS, ETPP, ETPP_TEXT
 from mindgap.evaluation.scores import TABLE_REGIONS, Score, values_of
-from mindgap.evaluation.statistics import Interval, holm, smallest_attainable_p
+from mindgap.evaluation.statistics import Interval, attainable, holm
 from mindgap.evaluation.summary import SummaryRow, average_subsets, summarise
 from mindgap.regions import REGIONS, region_mask
 from mindgap.report.figures import (
@@ -31,7 +31,6 @@ _FEW_CASES = 20
 _LISTED = 8
 _CHART_DPI = 130
 _SENTENCE_SUBSETS = 3
-_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def build_page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        score=format_score, interval=format_interval, signed=format_signed, mm=format_mm, p=format_p
+        score=format_score, interval=Interval.text, signed=format_signed, mm=format_mm, p=format_p
     )
     return environment.from_string(template).render(
         title=title,
@@ -130,7 +129,7 @@ def result_sentence(rows: Sequence[SummaryRow]) -> str:
         cases = "1 case" if row.mean.n == 1 else f"{row.mean.n} cases"
         threshold = thresholds.get(row.subset, math.nan)
         beside = f", best single threshold {format_score(threshold)}" if math.isfinite(threshold) else ""
-        words.append(f"{format_interval(row.mean)} for {row.model} seeing {row.subset} ({cases}{beside})")
+        words.append(f"{row.mean.text()} for {row.model} seeing {row.subset} ({cases}{beside})")
     among = f" (the {len(shown)} best of {len(best)} subsets)" if len(shown) < len(best) else ""
     return f"Mean Dice over WT, TC and ET{among}: {'; '.join(words)}."
 
@@ -153,10 +152,9 @@ def attainable_sentence(comparisons: Sequence[Comparison]) -> str:
     tested = [comparison for comparison in comparisons if math.isfinite(comparison.p)]
     if not tested:
         return ""
-    most = max((comparison.difference for comparison in tested), key=lambda difference: difference.patients)
-    least = smallest_attainable_p(most.patients, len(tested))
-    said = f"with {most.counted} and {len(tested)} tests the smallest adjusted p within reach is {format_p(least)}"
-    return said + (": no difference, however large, can be significant here" if least > _LEVEL else "") + "."
+    reach = attainable([comparison.difference for comparison in tested])
+    said = f"with {reach.counted} and {len(tested)} tests the smallest adjusted p within reach is {format_p(reach.p)}"
+    return f"{said}{reach.verdict}."
 
 
 def format_p(value: float) -> str:
@@ -177,13 +175,6 @@ def format_signed(value: float) -> str:
 def format_mm(value: float) -> str:
     """A distance to one decimal, a dash where it is undefined."""
     return f"{value:.1f}" if math.isfinite(value) else "–"
-
-
-def format_interval(interval: Interval) -> str:
-    """Mean and ends, "0.612 [0.540, 0.671]"; no brackets where there is no interval."""
-    if not math.isfinite(interval.low):
-        return format_score(interval.mean)
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _data_uri(png: bytes) -> str:

@@ -8,7 +8,7 @@ from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.study import grid
 from mindgap.study.grid import ANCHORS, SINGLES, STUDENTS, Choice, Run
 from mindgap.study.results import AVERAGE, Results, by_seed
-from mindgap.study.tables import ANCHOR_NAMES, METHOD_NAMES, interval_text, quoted_rows
+from mindgap.study.tables import ACROSS, ANCHOR_NAMES, METHOD_NAMES, quoted_rows
 
 PAPER_KEYS = {"none": "W", "normal": "N", "k": "k", "mixture": "*"}
 """Anchors as the paper's tables name them."""
@@ -24,6 +24,7 @@ def gains_over_cells(results: Results, choice: Choice) -> list[str]:
     notes = []
     for anchor in (a for a in choice.pick("anchors", ANCHORS) if a != "none"):
         ours: list[dict[str, float]] = []
+        alike: list[dict[str, float]] = []
         enhancing: set[str] = set()
         theirs: list[float] = []
         over_quoted: list[float] = []
@@ -35,26 +36,24 @@ def gains_over_cells(results: Results, choice: Choice) -> list[str]:
                 if not found or numbers is None:
                     continue
                 ours.append(found)
+                alike += [] if results.across([(runs, None)], [(without, None)]) else [found]
                 enhancing |= {case for run in runs for case in results.cases_with(run, "ET")}
                 aligned, plain, quoted = (sum(numbers[key][:3]) / 3 for key in (PAPER_KEYS[anchor], "W", "O"))
                 theirs.append(aligned - plain)
                 over_quoted.append(aligned - quoted)
         if ours:
-            gain = interval_text(over_cells(ours), signed=True)
-            up = [sum(sum(found.values()) > 0 for found in ours), sum(value > 0 for value in theirs)]
+            up = sum(value > 0 for value in theirs)
             paper_gain, over = (sum(values) / len(values) for values in (theirs, over_quoted))
             notes.append(
-                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {len(ours)} cells that were run: ours {gain} "
-                f"({up[0]} up); the paper, recomputed, {paper_gain:+.2f} ({up[1]} up), and {over:+.2f} over the quoted "
-                "originals."
+                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {len(ours)} cells that were run: ours "
+                f"{_gain_of(ours)}; the paper, recomputed, {paper_gain:+.2f} ({up} up), and {over:+.2f} over the "
+                "quoted originals."
             )
             some = _only(ours, enhancing)
             if some:
-                up_there = sum(sum(few.values()) > 0 for few in some)
-                notes.append(
-                    f"The same over {_those_that_enhance(some[0])}: {interval_text(over_cells(some), signed=True)} "
-                    f"({up_there} up)."
-                )
+                notes.append(f"The same over {_those_that_enhance(some[0])}: {_gain_of(some)}.")
+            if len(alike) < len(ours):
+                notes.append(_without_other_arithmetic(ANCHOR_NAMES[anchor], len(ours), alike, enhancing))
     return notes
 
 
@@ -67,9 +66,9 @@ def harm_of_another_k(ours: Sequence[Mapping[str, float]], theirs: Sequence[floa
     recomputed = sum(sum(row[:3]) / 3 - row[4] for row in rows) / len(rows)
     same = f"{sum(theirs) / len(theirs):+.2f} over the same cells and " if 0 < len(theirs) < len(rows) else ""
     return [
-        f"T2 minus T1ce over the {len(ours)} cells that were run: ours {interval_text(over_cells(ours), signed=True)} "
-        f"({sum(sum(found.values()) > 0 for found in ours)} up); the paper, from its printed averages, "
-        f"{same}{printed_mean:+.2f} over all {len(rows)} ({recomputed:+.2f} with those of T2 recomputed from cells)."
+        f"T2 minus T1ce over the {len(ours)} cells that were run: ours {_gain_of(ours)}; the paper, from its printed "
+        f"averages, {same}{printed_mean:+.2f} over all {len(rows)} ({recomputed:+.2f} with those of T2 recomputed from "
+        "cells)."
     ]
 
 
@@ -86,7 +85,7 @@ def enhancing_note(results: Results, runs: Sequence[Run], found: Mapping[str, Ma
     some = _only(list(there.values()), enhancing)
     if not some:
         return []
-    texts = (f"{name} {interval_text(over_cells([few]), signed=True)}" for name, few in zip(there, some, strict=True))
+    texts = (f"{name} {over_cells([few]).text(2, signed=True)}" for name, few in zip(there, some, strict=True))
     return [f"Over {_those_that_enhance(some[0])}: {'; '.join(texts)}."]
 
 
@@ -95,6 +94,22 @@ def _only(found: Sequence[Mapping[str, float]], cases: set[str]) -> list[dict[st
     some = [{case: value for case, value in values.items() if case in cases} for values in found]
     fewer = any(len(few) < len(values) for few, values in zip(some, found, strict=True))
     return some if fewer and all(some) else []
+
+
+def _without_other_arithmetic(anchor: str, count: int, alike: Sequence[Mapping[str, float]], cases: set[str]) -> str:
+    """The gain of an anchor over the cells whose two sides were trained in the same arithmetic, in a sentence."""
+    said = f"{count - len(alike)} of the {count} cells of {anchor} compare trainings in different arithmetic ({ACROSS})"
+    if not alike:
+        return f"{said}, so that none is a measure of {anchor} alone."
+    some = _only(alike, cases)
+    fewer = f", {_gain_of(some)} over those {len(some[0])} cases" if some else ""
+    return f"{said}; the gain over the other {len(alike)}: {_gain_of(alike)}{fewer}."
+
+
+def _gain_of(cells: Sequence[Mapping[str, float]]) -> str:
+    """Mean gain over cells with its interval, and in how many of them there is one."""
+    up = sum(sum(found.values()) > 0 for found in cells)
+    return f"{over_cells(cells).text(2, signed=True)} ({up} up)"
 
 
 def _those_that_enhance(values: Mapping[str, float]) -> str:

@@ -13,10 +13,12 @@ STUDENTS = ("kdnet", "pmkl", "protokd", "smunet")
 """Methods of the paper's Table I, in its order."""
 ANCHORS = ("none", "normal", "k", "mixture")
 """Without alignment, P_N, P_k and P_*, in the order of the paper's columns."""
-ANY_SUBSET = ("dropout", "anysubset", "dynunet")
-"""One network for all fifteen subsets: our comparison beyond the paper."""
+ANY_SUBSET = ("dropout", "anysubset", "unaligned", "dynunet")
+"""One network for all fifteen subsets: our comparison beyond the paper. "unaligned" is "anysubset" without its loss of
+alignment: what is left of the gain then is that of the network."""
 SINGLES = tuple(format_subset((sequence,)) for sequence in SEQUENCES)
 _K = "T1ce"
+_UNALIGNED = ("anysubset", ("--alignment-weight", "0"))
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class Run:
         return (*(word for pair in words for word in pair), *self.extra)
 
     @property
-    def accepts_any_subset(self) -> bool:
-        """Whether one network answers for every subset."""
-        return self.method in ANY_SUBSET
+    def row(self) -> str:
+        """Its name among the methods of a study: "unaligned" is the method "anysubset" with another setting."""
+        return self.name.partition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,12 @@ def unimodal(subset: str, seed: int) -> Run:
     return Run(f"unimodal-{subset}-s{seed}", "unimodal", subset, seed)
 
 
+def for_any_subset(row: str, seed: int) -> Run:
+    """One network for every subset, by its name in ``ANY_SUBSET``."""
+    method, extra = _UNALIGNED if row == "unaligned" else (row, ())
+    return Run(f"{row}-s{seed}", method, "all", seed, extra=extra)
+
+
 def table1(choice: Choice) -> list[Run]:
     """Every student method with every anchor on every single sequence, beside the unimodal networks."""
     runs = []
@@ -185,9 +193,14 @@ def table5(choice: Choice) -> list[Run]:
 
 
 def anysubset(choice: Choice) -> list[Run]:
-    """Three networks for all fifteen subsets."""
-    methods = choice.pick("methods", ANY_SUBSET)
-    return [Run(f"{m}-s{seed}", m, "all", seed) for seed in range(choice.seeds) for m in methods]
+    """Networks for all fifteen subsets."""
+    rows = choice.pick("methods", ANY_SUBSET)
+    return [for_any_subset(row, seed) for seed in range(choice.seeds) for row in rows]
+
+
+def figure(choice: Choice) -> list[Run]:
+    """The teachers that a figure draws: those of seed 0, of the anchors that are wanted and no other."""
+    return [teacher(anchor, 0) for anchor in choice.pick("anchors", ANCHORS)]
 
 
 PRESETS: dict[str, Callable[[Choice], list[Run]]] = {
@@ -196,9 +209,9 @@ PRESETS: dict[str, Callable[[Choice], list[Run]]] = {
     "table3": table3,
     "table4": table4,
     "table5": table5,
-    "figure1": table4,
-    "figure2": table4,
-    "figure3": table4,
+    "figure1": figure,
+    "figure2": figure,
+    "figure3": figure,
     "anysubset": anysubset,
 }
 
@@ -248,6 +261,10 @@ def runs_of(presets: Iterable[str], choice: Choice) -> list[Run]:
             raise SettingError(
                 f"--{kind} {','.join(nowhere)} says nothing to {' and '.join(presets)}, where it can be {offered}."
             )
+    if choice.seeds > 1 and all(preset.startswith("figure") for preset in presets):
+        raise SettingError(
+            f"--seeds {choice.seeds} says nothing to {' and '.join(presets)}: figures show the networks of seed 0."
+        )
     for preset in presets:
         found = PRESETS[preset](choice)
         if not found:

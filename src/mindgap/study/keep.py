@@ -135,11 +135,11 @@ def widen(preset: str, choice: Choice, is_there: Callable[[Run], bool]) -> Choic
     offered, there, seeds = OFFERED[preset], list[Run](), 0
     for seed in itertools.count():
         runs = PRESETS[preset](Choice(seeds=seed + 1))
-        known = [r for r in runs if r.seed == seed and r.method in offered.get("methods", (r.method,)) and is_there(r)]
+        known = [r for r in runs if r.seed == seed and r.row in offered.get("methods", (r.row,)) and is_there(r)]
         if not known:
             break
         there, seeds = there + known, seed + 1
-    kinds = {"methods": "method", "anchors": "anchor", "subsets": "subset"}
+    kinds = {"methods": "row", "anchors": "anchor", "subsets": "subset"}
     found = {kind: {getattr(run, field) for run in there} for kind, field in kinds.items()}
     asked = {kind: getattr(choice, kind) for kind in offered if getattr(choice, kind)}
     more = {

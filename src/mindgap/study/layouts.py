@@ -1,12 +1,11 @@
-"""The paper's tables from our runs, in its layout: students, another k, every subset, teachers, one network for all."""
+"""The paper's tables of students, of another k and of teachers, from our runs and in its layout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mindgap.evaluation.summary import BASELINE
-from mindgap.sequences import SEQUENCES, SUBSETS, format_subset, make_subset, sequence_from_alias
+from mindgap.sequences import SEQUENCES
 from mindgap.study import grid
 from mindgap.study.gains import (
     PAPER_KEYS,
@@ -14,26 +13,20 @@ from mindgap.study.gains import (
     enhancing_note,
     gains_over_cells,
     harm_of_another_k,
-    minus,
     students_of,
 )
-from mindgap.study.grid import ANCHORS, ANY_SUBSET, SINGLES, STUDENTS, Choice, Run
-from mindgap.study.results import ALL, AVERAGE, COLUMNS, Cell, Results, by_seed, compare_values
+from mindgap.study.grid import ANCHORS, SINGLES, STUDENTS, Choice, Run
+from mindgap.study.results import ALL, AVERAGE, Results, by_seed
+from mindgap.study.subset_tables import any_subset_table, table3
 from mindgap.study.tables import (
     ANCHOR_NAMES,
     METHOD_NAMES,
-    NOT_RUN,
+    THRESHOLD,
     Table,
     Tests,
-    between_seeds,
-    cell,
     cells,
     common_notes,
-    counted_cell,
-    interval_text,
-    mean_cells,
     measured_header,
-    number,
     paper,
     printed,
     printed_header,
@@ -42,11 +35,8 @@ from mindgap.study.tables import (
 )
 
 _TEST_COLUMNS = ("minus without alignment", "p (Holm)")
-_REGIONS = ("WT", "TC", "ET")
 _IMPROVED = "Imp. printed / recomputed"
-_THRESHOLD = "best single threshold"
-_QUOTED = "PMKL as printed"
-"""The row of Table III that mixes the paper's two comparators."""
+_ORIGINAL = "original (quoted)"
 
 
 def build_table(name: str, results: Results, choice: Choice) -> Table:
@@ -67,7 +57,7 @@ def _table1(results: Results, choice: Choice) -> Table:
             name = METHOD_NAMES.get(method, method)
             numbers: Mapping[str, Any] = quoted.get(name, {})
             if numbers:
-                _add(table, [sequence, name, "original (quoted)"], [""] * len(measured_header()), printed(numbers["O"]))
+                _add(table, [sequence, name, _ORIGINAL], [""] * len(measured_header()), printed(numbers["O"]))
             without = students_of(method, "none", sequence, choice)
             for anchor in anchors:
                 runs = students_of(method, anchor, sequence, choice)
@@ -108,8 +98,10 @@ def _table2(results: Results, choice: Choice) -> Table:
             suited, other = (
                 by_seed(grid.student(method, "k", sequence, 0, k=k)[-1], choice.seeds) for k in ("T1ce", "T2")
             )
-            quoted = ["", "", "", number(numbers[4]) if numbers else "", ""]
-            _add(table, [sequence, name, "T1ce"], cells(results, suited), quoted)
+            first = quoted_rows("table1", sequence).get(name, {})
+            _add_comparators(table, results, [sequence, name], students_of(method, "none", sequence, choice), first)
+            quoted = [*first["k"][:3], numbers[4]] if numbers else None
+            _add(table, [sequence, name, "T1ce"], cells(results, suited), printed(quoted))
             _add(table, [sequence, name, "T2"], cells(results, other), printed(numbers[:4] if numbers else None))
             tests.add(results.compare(other, suited, AVERAGE))
             found = results.differences(other, suited, AVERAGE)
@@ -122,52 +114,10 @@ def _table2(results: Results, choice: Choice) -> Table:
     mean = {case: value / 100 for case, value in case_means(cells_run).items()}
     table.notes += [
         *common_notes(choice),
+        "original (quoted) is what the paper quotes from other papers. Of k = T1ce the paper's Table II has averages "
+        "only; its cells are those of P_k in Table I (where the average of KD-Net on FLAIR is printed as 65.41).",
         *harm_of_another_k(cells_run, theirs),
         *enhancing_note(results, runs, {f"T2 minus T1ce, mean of {len(cells_run)}": mean}),
-    ]
-    return table
-
-
-def _table3(results: Results, choice: Choice) -> Table:
-    quoted = paper()
-    order = [_subset_name(name) for name in quoted["table3_subset_order"]]
-    means = ["mean of 14", "between seeds", "mean of 15 as printed"]
-    header = ["region", "anchor", "source", *order, *means, *_TEST_COLUMNS]
-    table = Table("table3", "Table III: PMKL on every subset (Dice, %)", header)
-    tests = Tests(table, *_TEST_COLUMNS)
-    gains: dict[str, dict[str, float]] = {}
-    for region in _REGIONS:
-        runs: dict[str, list[list[Run]]] = {}
-        for anchor, key in (("none", "PMKL"), ("mixture", "PMKL_Pstar")):
-            numbers = quoted["table3"][region][key]
-            last = [f"{sum(numbers[:14]) / 14:.2f}", "", number(quoted["table3"][region][f"{key}_printed_avg"]), "", ""]
-            printed_as = _QUOTED if anchor == "none" else ANCHOR_NAMES[anchor]
-            table.rows.append([region, printed_as, "paper", *map(number, numbers), *last])
-            runs[anchor] = [
-                by_seed(
-                    grid.teacher(anchor, 0) if name == ALL else grid.student("pmkl", anchor, name, 0)[-1], choice.seeds
-                )
-                for name in order
-            ]
-            found = [counted_cell(results.measure(seeds, region), choice.seeds) for seeds in runs[anchor]]
-            whole = results.measure_over([(seeds, None) for seeds in runs[anchor][:14]], region)
-            spread = between_seeds(whole, choice.seeds)
-            table.rows.append([region, ANCHOR_NAMES[anchor], "ours", *found, cell(whole), spread, "", "", ""])
-        pair = [[(seeds, None) for seeds in runs[anchor][:14]] for anchor in ("mixture", "none")]
-        tests.add(results.compare_over(pair[0], pair[1], region))
-        gains[f"{region} P_* minus without alignment, mean of 14"] = results.differences_over(pair[0], pair[1], region)
-        either = zip(runs["mixture"], runs["none"], strict=True)
-        simple = ([results.measure(seeds, region, model=BASELINE) for seeds in two] for two in either)
-        rows = [cell(next(filter(None, two), None)) for two in simple]
-        table.rows.append([region, "", _THRESHOLD, *rows, "", "", "", "", ""])
-    tests.finish()
-    table.notes += [
-        *common_notes(choice),
-        *enhancing_note(results, [run for seeds in runs["mixture"] for run in seeds], gains),
-        "mean of 14: over the subsets in each case, then over cases. The last subset of the paper is its teacher; its "
-        "printed averages are over all fifteen.",
-        f"{_QUOTED}: single sequences are the originals that Table I quotes from other papers, so that its distance to "
-        "P_* is not what alignment gains; only the last subset is the teacher without alignment.",
     ]
     return table
 
@@ -185,7 +135,7 @@ def _table4(results: Results, choice: Choice) -> Table:
             tests.add(results.compare(runs, without, AVERAGE))
     found = threshold_row(results, every)
     if found is not None:
-        _add(table, [_THRESHOLD, ALL, ""], found, printed(None))
+        _add(table, [THRESHOLD, ALL, ""], found, printed(None))
     tests.finish()
     weights = _anchor_weights(results, by_seed(grid.teacher("mixture", 0), choice.seeds))
     gains = {
@@ -217,63 +167,12 @@ def _anchor_weights(results: Results, seeds: Sequence[Run]) -> list[str]:
     ]
 
 
-def _anysubset(results: Results, choice: Choice) -> Table:
-    methods = choice.pick("methods", ANY_SUBSET)
-    runs = {method: by_seed(Run(f"{method}-s0", method, "all", 0), choice.seeds) for method in methods}
-    columns, last = (f"minus {methods[0]}", "p (Holm)"), "minus threshold"
-    table = Table(
-        "anysubset",
-        "One network for every subset (Dice, %)",
-        ["sees", "network", *measured_header(), *columns, last],
-    )
-    tests = Tests(table, *columns)
-    subsets = [format_subset(subset) for subset in sorted(SUBSETS, key=len)]
-    without = [NOT_RUN] * len(COLUMNS) + [""]
-    for subset in subsets:
-        for method in methods:
-            table.rows.append([subset, method, *cells(results, runs[method], subset=subset), "", "", ""])
-        found = threshold_row(results, runs.values(), subsets=[subset]) or without
-        table.rows.append([subset, _THRESHOLD, *found, "", "", ""])
-    gains = _add_means(table, tests, results, runs, subsets)
-    found = threshold_row(results, runs.values(), subsets=subsets) or without
-    table.rows.append(["mean of 15", _THRESHOLD, *found, "", "", ""])
-    tests.finish()
-    table.notes += [
-        *common_notes(choice),
-        *enhancing_note(results, [run for seeds in runs.values() for run in seeds], gains),
-        "mean of 15: over the subsets in each case, then over cases. All networks keep all sequences in the same share "
-        "of rows while training; the others draw a subset alike.",
-    ]
-    return table
-
-
-def _add_means(
-    table: Table, tests: Tests, results: Results, runs: Mapping[str, list[Run]], subsets: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """A row for the mean of each network over the subsets; gives what it gains over the first, and the threshold."""
-    every: dict[str, list[Cell]] = {method: [(seeds, s) for s in subsets] for method, seeds in runs.items()}
-    first, *_ = every
-    simple = next(filter(None, (results.mean_over(e, AVERAGE, model=BASELINE) for e in every.values())), {})
-    gains: dict[str, dict[str, float]] = {}
-    against: dict[str, dict[str, float]] = {}
-    for method, several in every.items():
-        table.rows.append(["mean of 15", method, *mean_cells(results, several), "", "", ""])
-        average = results.mean_over(several, AVERAGE)
-        compared = compare_values(average, simple)
-        table.rows[-1][-1] = "" if compared is None else interval_text(compared.difference, signed=True)
-        against[f"{method} minus threshold"] = minus(average, simple)
-        if method != first:
-            tests.add(results.compare_over(several, every[first], AVERAGE))
-            gains[f"{method} minus {first}"] = results.differences_over(several, every[first], AVERAGE)
-    return gains | against
-
-
 _BUILDERS: dict[str, Callable[[Results, Choice], Table]] = {
     "table1": _table1,
     "table2": _table2,
-    "table3": _table3,
+    "table3": table3,
     "table4": _table4,
-    "anysubset": _anysubset,
+    "anysubset": any_subset_table,
 }
 
 
@@ -281,6 +180,16 @@ def _add(table: Table, names: Sequence[str], measured: Sequence[str], quoted: Se
     """A row with empty cells for difference and p, and for what follows the paper's numbers."""
     row = [*names, *measured, "", "", *quoted]
     table.rows.append(row + [""] * (len(table.header) - len(row)))
+
+
+def _add_comparators(
+    table: Table, results: Results, names: Sequence[str], without: Sequence[Run], numbers: Mapping[str, Any]
+) -> None:
+    """The quoted original, and the runs without alignment where there are any: what Table II is read against."""
+    if numbers:
+        _add(table, [*names, _ORIGINAL], [""] * len(measured_header()), printed(numbers["O"]))
+    if any(results.has(run) for run in without):
+        _add(table, [*names, ANCHOR_NAMES["none"]], cells(results, without), printed(numbers.get("W")))
 
 
 def _improvement(numbers: Mapping[str, Any]) -> str:
@@ -292,11 +201,4 @@ def _improvement(numbers: Mapping[str, Any]) -> str:
 def _add_threshold(table: Table, results: Results, sequence: str, candidates: Sequence[Sequence[Run]]) -> None:
     found = threshold_row(results, candidates)
     if found is not None:
-        _add(table, [sequence, _THRESHOLD, ""], found, printed(None))
-
-
-def _subset_name(alias: str) -> str:
-    if alias == "all":
-        return ALL
-    found = [sequence_from_alias("flair" if part == "fl" else part) for part in alias.split("+")]
-    return format_subset(make_subset(sequence for sequence in found if sequence is not None))
+        _add(table, [sequence, THRESHOLD, ""], found, printed(None))

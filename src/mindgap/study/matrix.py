@@ -9,6 +9,7 @@ from mindgap.errors import MindgapError
 from mindgap.evaluation.presets import find_preset
 from mindgap.evaluation.rules import Rules
 from mindgap.evaluation.scores import Score, write_scores
+from mindgap.evaluation.summary import BASELINE
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.scoring import score_cohort
 from mindgap.networks.weights import load_network
@@ -19,7 +20,7 @@ from mindgap.study.grid import SINGLES, Choice, Run
 from mindgap.study.keep import CROSS
 from mindgap.study.results import AVERAGE, Results, by_seed
 from mindgap.study.scale import Place
-from mindgap.study.tables import Table, between_seeds, cell, counted_cell, paper
+from mindgap.study.tables import THRESHOLD, Table, between_seeds, cell, compared_text, counted_cell, p_text, paper
 
 
 def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], None]) -> None:
@@ -59,10 +60,18 @@ def table5(results: Results, choice: Choice) -> Table:
         if whole is not None:
             means[trained] = whole.interval.mean
         table.rows.append([trained, "ours", *row, cell(whole), between_seeds(whole, choice.seeds)])
+    simple = [results.measure(by_seed(grid.unimodal(s, 0), choice.seeds), AVERAGE, model=BASELINE) for s in SINGLES]
+    table.rows.append(["", THRESHOLD, *(cell(measured) for measured in simple), "", ""])
     if len(means) == len(SINGLES):
-        table.notes.append(
-            f"Our largest row mean is that of {max(means, key=lambda name: means[name])}; the paper's is T1ce."
-        )
+        first, second, *_ = sorted(means, key=lambda name: -means[name])
+        table.notes.append(f"Our largest row mean is that of {first}; the paper's is T1ce.")
+        rows = [[(by_seed(grid.unimodal(n, 0), choice.seeds), s) for s in SINGLES] for n in (first, second)]
+        compared = across.compare_over(rows[0], rows[1], AVERAGE)
+        if compared is not None:
+            table.notes.append(
+                f"Row mean of {first} minus that of {second}, the next: {compared_text(compared)}, p "
+                f"{p_text(compared.p)} (Wilcoxon across cases, one test)."
+            )
     table.notes.append(
         "Ours: mean over test cases with the 95 % bootstrap interval over cases, seeds averaged per case first; row "
         "mean: over the four in each case, then over cases; between seeds: standard deviation of the row mean."

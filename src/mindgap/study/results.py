@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +49,21 @@ class Compared:
 
     Attributes:
         difference: Mean over cases with its interval, in percent.
-        p: Of Wilcoxon's test across cases, not adjusted.
+        sides: Case -> Dice of both.
         fewer: Whether one of the cells has seeds that the other lacks, which the difference leaves out.
+        across: Whether the trainings of the two were of different precision or vector width, which alone changes the
+            course of a training.
     """
 
     difference: Interval
-    p: float
+    sides: tuple[Mapping[str, float], Mapping[str, float]]
     fewer: bool = False
+    across: bool = False
+
+    @cached_property
+    def p(self) -> float:
+        """Of Wilcoxon's test across cases, not adjusted; reckoned when asked for, since with ties it takes a while."""
+        return wilcoxon(*self.sides)
 
 
 class Results:
@@ -130,7 +138,14 @@ class Results:
         """The mean of some cells minus that of others, by the seeds that all have; None if there is no such seed."""
         found = compare_values(*self._paired(first, second, column))
         fewer = self.seeds_of(first) != self.seeds_of(second)
-        return None if found is None else replace(found, fewer=fewer)
+        return None if found is None else replace(found, fewer=fewer, across=self.across(first, second))
+
+    def across(self, first: Sequence[Cell], second: Sequence[Cell]) -> bool:
+        """Whether two sides were trained with different precision or vector width, by the seeds that all have."""
+        return any(
+            {self._arithmetic(runs[n]) for runs, _ in first} != {self._arithmetic(runs[n]) for runs, _ in second}
+            for n in self.seeds_of([*first, *second])
+        )
 
     def differences(self, first: Sequence[Run], second: Sequence[Run], column: str) -> dict[str, float]:
         """Case -> first minus second, by the seeds that both have."""
@@ -193,6 +208,14 @@ class Results:
             f"{hours:.1f} h of training on: {'; '.join(machines)}.{self._scored_by(there)}"
         )
 
+    def _arithmetic(self, run: Run) -> tuple[str, str]:
+        """Precision, and the vector unit of the processor or the kind of GPU; empty where it is unknown."""
+        path = self.path(run, MANIFEST)
+        manifest = read_json(path) if path is not None else {}
+        processor = manifest.get("processor", {})
+        unit = processor.get("vector") if processor.get("device") == "cpu" else processor.get("kind")
+        return str(manifest.get("precision", "")), str(unit or "")
+
     def _scored_by(self, runs: Sequence[Run]) -> str:
         """The rules of the scores, in a sentence."""
         rules = [read_json(path) for run in runs if (path := self.path(run, EVALUATION)) is not None]
@@ -226,7 +249,7 @@ def compare_values(one: Mapping[str, float], other: Mapping[str, float]) -> Comp
     """First minus second over the cases that both have; None without any."""
     if not set(one) & set(other):
         return None
-    return Compared(_percent(paired_difference(one, other)), wilcoxon(one, other))
+    return Compared(_percent(paired_difference(one, other)), (one, other))
 
 
 def by_seed(run: Run, seeds: int) -> list[Run]:

@@ -11,12 +11,20 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from mindgap.evaluation.statistics import Interval, holm, smallest_attainable_p
+from mindgap.evaluation.statistics import attainable, holm
 from mindgap.evaluation.summary import BASELINE
 from mindgap.study.grid import Choice, Run
 from mindgap.study.results import AVERAGE, COLUMNS, Cell, Compared, Measured, Results
 
 NOT_RUN = "not run"
+THRESHOLD = "best single threshold"
+"""Name of the row of the baseline that every table carries."""
+ACROSS = "\u2020"
+"""Marks a difference of two trainings in different arithmetic."""
+ACROSS_NOTE = (
+    f"{ACROSS} The two sides were trained with different precision or vector width. That alone moves a run by some "
+    "points, so that such a difference is no measure of what it is named after."
+)
 METHOD_NAMES = {"kdnet": "KD-Net", "pmkl": "PMKL", "protokd": "ProtoKD", "smunet": "SMU-Net"}
 ANCHOR_NAMES = {"none": "without alignment", "normal": "P_N", "k": "P_k", "mixture": "P_*"}
 
@@ -147,13 +155,17 @@ def threshold_row(
 
 def cell(measured: Measured | None) -> str:
     """Mean and interval, in percent."""
-    return NOT_RUN if measured is None else interval_text(measured.interval)
+    return NOT_RUN if measured is None else measured.interval.text(2)
 
 
-def interval_text(interval: Interval, *, signed: bool = False) -> str:
-    """Mean and its 95 % interval."""
-    sign = "+" if signed else ""
-    return f"{interval.mean:{sign}.2f} [{interval.low:{sign}.2f}, {interval.high:{sign}.2f}]"
+def compared_text(compared: Compared) -> str:
+    """A difference and its 95 % interval, marked where the two sides were trained in different arithmetic."""
+    return compared.difference.text(2, signed=True) + (f" {ACROSS}" if compared.across else "")
+
+
+def p_text(p: float) -> str:
+    """An adjusted p."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def number(value: float | None) -> str:
@@ -182,7 +194,7 @@ class Tests:
         """Write a difference into the row that was added last; nothing where a run is missing."""
         if compared is None:
             return
-        self.table.rows[-1][self.columns[0]] = interval_text(compared.difference, signed=True)
+        self.table.rows[-1][self.columns[0]] = compared_text(compared)
         self.found.append((len(self.table.rows) - 1, compared))
 
     def finish(self) -> None:
@@ -190,19 +202,19 @@ class Tests:
         if not self.found:
             return
         for (row, _), p in zip(self.found, holm([compared.p for _, compared in self.found]), strict=True):
-            self.table.rows[row][self.columns[1]] = "<0.001" if p < 0.001 else f"{p:.3f}"
-        fewest = min((compared.difference for _, compared in self.found), key=lambda difference: difference.patients)
-        least = smallest_attainable_p(fewest.patients, len(self.found))
-        verdict = ": no difference, however large, can be significant here" if least > 0.05 else ""
+            self.table.rows[row][self.columns[1]] = p_text(p)
+        reach = attainable([compared.difference for _, compared in self.found])
         self.table.notes.append(
             f"p: Wilcoxon across cases on the average of seeds, zeros by Pratt, Holm over {len(self.found)} tests. "
-            f"With {fewest.counted} the smallest adjusted p that can be reached is {least:.2g}{verdict}."
+            f"With {reach.counted} the smallest adjusted p that can be reached is {reach.p:.2g}{reach.verdict}."
         )
         if any(compared.fewer for _, compared in self.found):
             self.table.notes.append(
                 "Differences use the seeds both have: where one was run with more, they are not the difference of the "
                 "two averages."
             )
+        if any(compared.across for _, compared in self.found):
+            self.table.notes.append(ACROSS_NOTE)
 
 
 def common_notes(choice: Choice) -> list[str]:

@@ -214,7 +214,7 @@ def targets_markdown(scores: Sequence[Score]) -> str:
 
 
 def _bracketed(value: Interval) -> str:
-    return f"{_percent(value)} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+    return value.text(1, scale=100)
 
 
 def _percent(value: Interval) -> str:
@@ -222,4 +222,4 @@ def _percent(value: Interval) -> str:
 
 
 def _signed(value: Interval) -> str:
-    return f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+    return value.text(1, signed=True, scale=100)
