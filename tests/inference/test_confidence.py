@@ -43,7 +43,7 @@ def confidence(anything) -> Confidence:
     return Confidence(
         model_sha256=anything.sha256,
         coverage="whole",
-        part="validation",
+        part="all",
         level=0.9,
         review_below=0.1,
         observed=rows,
@@ -96,6 +96,19 @@ def test_reasons_to_look(confidence, found):
     assert result.review == ("no tumour was found",)
     assert all(math.isnan(value) for value in result.dice.values())
     assert result.to_plain()["expected_dice"]["ET"] is None
+
+
+def test_a_mask_that_too_few_cases_can_vouch_for_is_to_be_looked_at(confidence, found):
+    case, segmentation = found
+    result = estimate(replace(confidence, dice_models={POOLED: {}}), segmentation, case, coverage="whole")
+    (reason,) = result.review
+    assert reason.startswith("no Dice can be expected")
+
+
+def test_cases_that_chose_the_network_are_said_to_be_too_hopeful(confidence, found):
+    case, segmentation = found
+    (note,) = estimate(replace(confidence, part="validation"), segmentation, case, coverage="whole").notes
+    assert "expected Dice may be too high" in note
 
 
 def test_a_level_out_of_reach_and_unknown_subsets_are_said(confidence, found):

@@ -75,6 +75,11 @@ def test_a_store_without_a_sequence_is_refused_before_anything_is_trained(place,
         prepared(place, TINY, out=tmp_path)
 
 
+def test_a_split_without_test_cases_is_refused_before_anything_is_trained(place, tmp_path):
+    with pytest.raises(SettingError, match=r"leaves no case to test .*, 0 to test.*--split"):
+        prepared(place, TINY, split="0.7/0.3/0", out=tmp_path)
+
+
 def test_at_the_papers_scale_no_split_named_is_the_published_one():
     data = Path("brats")
     assert split_of("auto", find_scale("paper"), data=data) == "protokd"

@@ -56,6 +56,17 @@ def test_progress_weighs_slow_methods_more_and_scoring_is_not_done(tmp_path):
     assert _work([fast, slow], scale, place, Outcome(done=[fast.name], failed={slow.name: ""})) == (total, total)
 
 
+def test_a_trained_teacher_teaches_though_its_scoring_failed(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "_Child", lambda run, *_, **__: run.name)
+    place = Place(tmp_path, study.place.data, study.place.store)
+    teacher, other = study.runs[0], grid.teacher("k", 0)
+    shutil.copytree(study.place.run(teacher.name), place.run(teacher.name))
+    students = [grid.student("pmkl", anchor, "T1", 0)[-1] for anchor in ("none", "k")]
+    outcome, waiting, children = Outcome(failed={teacher.name: "a case", other.name: "no memory"}), students[:], {}
+    execute._start_what_can(waiting, children, outcome, at_once=2, scale=study.scale, place=place)
+    assert (list(children), outcome.skipped, waiting) == ([students[0].name], [students[1].name], [])
+
+
 def test_no_training_at_a_time_is_refused(study):
     with pytest.raises(SettingError, match="never end"):
         run_here([BROKEN], study.scale, study.place, at_once=-1, progress=lambda *_: None, say=print)

@@ -129,3 +129,10 @@ def test_our_network_for_any_subset_is_run_without_its_alignment_too():
     assert ours.method == unaligned.method == "anysubset"
     assert unaligned.flags == (*ours.flags, "--alignment-weight", "0")
     assert (ours.row, unaligned.row) == ("anysubset", "unaligned")
+
+
+def test_sequences_are_taken_by_any_of_their_names():
+    assert Choice(subsets=("flair", "T1c+t2", "T1ce")).subsets == ("FLAIR", "T2+T1ce", "T1ce")
+    for strange in ("flare", "T1+", ""):
+        with pytest.raises(SettingError, match="is unknown here"):
+            Choice(subsets=(strange,))

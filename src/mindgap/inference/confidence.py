@@ -255,6 +255,8 @@ def _reasons(
         reasons.append(NO_TUMOUR)
     elif dice[Region.WT] < below:
         reasons.append(f"expected Dice of WT {dice[Region.WT]:.2f} is below {below:.2f}")
+    elif math.isnan(dice[Region.WT]):
+        reasons.append("no Dice can be expected: the network was calibrated on too few cases to judge this mask")
     if strange is not None and strange.is_strange:
         reasons.append(
             f"unlike the {strange.n} cases the network is known on: {strange.feature} is {strange.distance:.1f} "
@@ -271,6 +273,8 @@ def _notes(confidence: Confidence, subset: str, n: int, coverage: str, mirrored:
         notes.append(
             f"no volume interval at {confidence.level:.0%}: {n} calibration cases reach {highest_level(n):.0%} at most"
         )
+    if confidence.part == "validation":
+        notes.append("calibrated on the validation cases, which chose the network too: expected Dice may be too high")
     if coverage != confidence.coverage:
         notes.append(f"calibrated with coverage {confidence.coverage}, applied with {coverage}")
     if mirrored:

@@ -23,6 +23,7 @@ from mindgap.sequences import parse_subset
 
 State = Literal["done", "failed", "skipped"]
 _EXPECTED = tuple(f"{region}_expected_dice" for region in REGIONS)
+_UNJUDGED = "unknown: the network was not calibrated"
 COLUMNS = ("case", "status", "subset", *(f"{r}_ml" for r in REGIONS), *_EXPECTED, "review", "seconds", "reason")
 _FORMAT = 1
 
@@ -203,9 +204,9 @@ def cases_written(out: Path) -> set[str]:
 def write_summary(out: Path) -> Path:
     """Write summary.csv, one row per case, from the books.
 
-    Columns: case, status, subset, volumes in mL, expected Dice and why to review (empty without a calibrated network),
-    seconds for reading, computing and writing together, reason. It is written again where a share added a line
-    meanwhile, so that the last of several shares to end leaves all of them in it.
+    Columns: case, status, subset, volumes in mL, expected Dice (empty without a calibrated network), why to review
+    (empty: nothing speaks for it), seconds for reading, computing and writing together, reason. It is written again
+    where a share added a line meanwhile, so that the last of several shares to end leaves all of them in it.
     """
     length = -1
     while length != (length := sum(book.stat().st_size for book in _books(out))):
@@ -223,7 +224,7 @@ def _write_summary(out: Path) -> None:
         seconds = f"{sum(line.seconds.values()):.2f}" if done else ""
         told = [line.expected_dice.get(str(region)) for region in REGIONS]
         expected = ["" if value is None else f"{value:.3f}" for value in told]
-        review = "; ".join(line.review)
+        review = "; ".join(line.review) or (_UNJUDGED if done and not line.expected_dice else "")
         writer.writerow([line.case, line.status, line.subset, *volumes, *expected, review, seconds, line.reason])
     write_text(out / SUMMARY, buffer.getvalue())
 

@@ -55,7 +55,7 @@ def prepare_place(
 
     Raises:
         SettingError: There is no data at a scale that needs it, the store there was made for another study or has
-            another split than the one that is named, or no case has one of the sequences.
+            another split than the one that is named, no case has one of the sequences, or none is there to test.
     """
     if data is None and scale.name != "phantom":
         raise SettingError(f"scale {scale.name} needs a cohort: name it with --data, or use --scale phantom.")
@@ -72,7 +72,9 @@ def prepare_place(
         follow_data(store, place.data)
     else:
         prepare(place.data, place.store, preparation, split=split, workers=cpu_count(), progress=stage("preparing"))
-    _refuse_lacking(open_store(place.store))
+    store = open_store(place.store)
+    _refuse_lacking(store)
+    _refuse_unjudged(store)
     return place
 
 
@@ -159,6 +161,20 @@ def _refuse_lacking(store: Store) -> None:
         raise SettingError(
             f"no case in {store.source} has {' or '.join(lacking)}, and the studies need all of "
             f"{', '.join(map(str, SEQUENCES))}: name a cohort that has them with --data, and another --out."
+        )
+
+
+def _refuse_unjudged(store: Store) -> None:
+    """Refuse, before anything is trained, a split that leaves no case to score networks on.
+
+    Raises:
+        SettingError: It does.
+    """
+    if not store.part("test"):
+        counts = ", ".join(f"{len(store.part(name))} to {verb}" for name, verb in _VERBS.items())
+        raise SettingError(
+            f"the split {store.split['name']} of {store.source} leaves no case to test ({counts}), and the tables are "
+            "made of test cases: name a split that has some with --split, and another --out."
         )
 
 

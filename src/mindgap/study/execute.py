@@ -20,7 +20,16 @@ from mindgap.processor import calm_threads, cpu_count
 from mindgap.runfiles import TERMS, read_lines
 from mindgap.session import Interrupted
 from mindgap.study.grid import Run
-from mindgap.study.keep import ORDERS, has_network, is_kept, is_whole, keep_runs, orders_of, refuse_other_cohort
+from mindgap.study.keep import (
+    ORDERS,
+    has_network,
+    is_kept,
+    is_trained,
+    is_whole,
+    keep_runs,
+    orders_of,
+    refuse_other_cohort,
+)
 from mindgap.study.scale import Place, Scale, commands_of
 from mindgap.training.processes import stop_request
 
@@ -99,7 +108,8 @@ def run_here(
 ) -> Outcome:
     """Run what is missing, at most ``at_once`` at a time; a student starts when its teacher is done.
 
-    One failure loses only what depends on it. Ctrl-C, SIGTERM or SIGHUP lets all trainings save; a second call goes on.
+    One failure loses only what depends on it; a teacher that was trained teaches, also where a test case of its could
+    not be scored. Ctrl-C, SIGTERM or SIGHUP lets all trainings save; a second call goes on.
 
     Args:
         runs: Teachers before students.
@@ -270,10 +280,13 @@ def _start_what_can(
     waiting: list[Run], children: dict[str, _Child], outcome: Outcome, *, at_once: int, scale: Scale, place: Place
 ) -> None:
     for run in list(waiting):
-        if run.after in outcome.failed or run.after in outcome.skipped:
+        there = run.after is None or run.after in outcome.done
+        if run.after in outcome.failed and is_trained(place.run(run.after)):
+            there = True  # what failed was the scoring; its network teaches all the same
+        if not there and (run.after in outcome.failed or run.after in outcome.skipped):
             waiting.remove(run)
             outcome.skipped.append(run.name)
-        elif len(children) < at_once and (run.after is None or run.after in outcome.done):
+        elif len(children) < at_once and there:
             waiting.remove(run)
             children[run.name] = _Child(run, scale, place, threads=max(cpu_count() // at_once, 1))
 

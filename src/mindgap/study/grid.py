@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindgap.errors import SettingError
-from mindgap.sequences import SEQUENCES, SUBSETS, format_subset
+from mindgap.sequences import SEQUENCES, SUBSETS, format_subset, parse_subset
 
 STUDENTS = ("kdnet", "pmkl", "protokd", "smunet")
 """Methods of the paper's Table I, in its order."""
@@ -94,6 +94,8 @@ class Choice:
     def __post_init__(self) -> None:
         known = {"methods": (*STUDENTS, *ANY_SUBSET), "anchors": ANCHORS, "subsets": tuple(map(format_subset, SUBSETS))}
         for kind, names in known.items():
+            if kind == "subsets":
+                object.__setattr__(self, kind, tuple(map(_canonical, self.subsets)))
             strange = [name for name in getattr(self, kind) if name not in names]
             if strange:
                 raise SettingError(f"{kind[:-1]} {strange[0]!r} is unknown here: choose among {', '.join(names)}.")
@@ -116,6 +118,14 @@ class Choice:
         """The anchors that are wanted, and "none" with them: every other one is compared with it."""
         picked = self.pick("anchors", offered)
         return tuple(name for name in offered if name in picked or (picked and name == "none"))
+
+
+def _canonical(subset: str) -> str:
+    """A subset as it is written here, from any order and alias ("flair+t2"); what is none stays as it is."""
+    try:
+        return format_subset(parse_subset(subset))
+    except SettingError:
+        return subset
 
 
 def teacher(anchor: str, seed: int, *, backbone: str = "vnet", k: str | None = None) -> Run:

@@ -65,6 +65,13 @@ def has_network(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (MODEL_CARD, WEIGHTS))
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether the network of a run lies in its folder, trained to its end, whatever became of its scores."""
+    return (
+        has_network(folder) and (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("finished") is True
+    )
+
+
 def refuse_other_cohort(folder: Path, store: Path) -> None:
     """Refuse scores that were measured on other cases than those of the study's store.
 

@@ -22,8 +22,8 @@ class Scale:
         spacing_mm: Of the prepared cohort; None keeps the grid of the cases.
         flags: Flags of every training.
         steps: Steps by name of a run or by method; "" for all others.
-        seconds_per_step: Measured by method on two cores with native bf16 (``mindgap study --dry-run`` prints estimates
-            from it); "" for all others.
+        seconds_per_step: By method on two cores with native bf16, measured, or for the paper's scale reckoned from
+            smaller steps (``mindgap study --dry-run`` prints estimates from it); "" for all others.
         overhead_s: Start, validation and scoring of a run on the same machine.
         score_flags: Flags of every scoring.
     """
@@ -51,7 +51,10 @@ class Scale:
 
 _SMALL = ("--width", "8", "--batch", "2", "--crop", "48")
 _COSTS = {"": 0.15, "vnet": 0.25, "smunet": 0.6, "anysubset": 0.3, "dynunet": 0.3, "pmkl": 0.2}
-_PAPER_COSTS = {"": 6.0, "vnet": 9.0, "smunet": 24.0}
+_PAPER_TEACHER = 0.54 * 4.3
+"""Seconds of a teacher's step at the paper's scale, reckoned: four crops of 48^3 at width 16 take 0.54 s, and 80^3
+takes 4.3 times as long as 48^3 (both in docs/performance.md)."""
+_PAPER_COSTS = {method: seconds / _COSTS["vnet"] * _PAPER_TEACHER for method, seconds in _COSTS.items()}
 
 SCALES: dict[str, Scale] = {
     "paper": Scale("paper", None, ("--preset", "paper"), {"": 50_000}, _PAPER_COSTS, 1800.0),
