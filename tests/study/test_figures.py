@@ -95,7 +95,8 @@ def test_equal_latents_have_equal_colours_and_shifted_ones_do_not():
 def test_best_median_and_worst_are_over_the_cases_all_have():
     runs = [{"a": 0.9, "b": 0.5, "c": 0.1, "d": 1.0}, {"a": 0.7, "b": 0.5, "c": 0.3}]
     assert _best_median_worst(runs) == {"best of 3": "a", "median of 3": "b", "worst of 3": "c"}
-    assert set(_best_median_worst([{"a": 0.5}]).values()) == {"a"}
+    assert _best_median_worst([{"a": 0.5}]) == {"best of 1": "a"}
+    assert _best_median_worst([{"a": 0.5, "b": 0.6}]) == {"best of 2": "b", "worst of 2": "a"}
 
 
 def test_latents_are_the_networks_own_on_the_crop(study):

@@ -18,6 +18,20 @@ ALL_SUBSETS = "mean of 15"
 """Subset name of a row that averages the fifteen."""
 
 
+def best_median_worst(means: Mapping[str, float]) -> dict[str, str]:
+    """The cases worth a picture: "best of 9" -> case, with the median and the worst; no case stands there twice.
+
+    Args:
+        means: Case -> its mean Dice.
+    """
+    ranked = sorted(means, key=lambda case: (-means[case], case))
+    count = len(ranked)
+    places = {"best": 0} if count else {}
+    places |= {"median": count // 2} if count > 2 else {}
+    places |= {"worst": count - 1} if count > 1 else {}
+    return {f"{name} of {count}": ranked[place] for name, place in places.items()}
+
+
 @dataclass(frozen=True)
 class SummaryRow:
     """One row of the table of results.

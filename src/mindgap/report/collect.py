@@ -17,7 +17,7 @@ from mindgap.errors import InputError, MindgapError
 from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.evaluation.scores import Score, read_scores, values_of
 from mindgap.evaluation.statistics import bootstrap_mean, paired_difference, wilcoxon
-from mindgap.evaluation.summary import BASELINE, average_subsets, mean_dice_of_cases
+from mindgap.evaluation.summary import BASELINE, average_subsets, best_median_worst, mean_dice_of_cases
 from mindgap.files import read_json
 from mindgap.regions import REGIONS, find_convention, target_from_label
 from mindgap.report.figures import Picture
@@ -150,11 +150,8 @@ def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
         return []
     shown = max(mine, key=lambda row: len(parse_subset(row.subset)))
     means = mean_dice_of_cases(scores, model=shown.model, subset=shown.subset)
-    ranked = sorted(means, key=lambda case: (-means[case], case))
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
     pictures = []
-    for place, index in places.items():
-        case_id = ranked[index]
+    for place, case_id in best_median_worst(means).items():
         if case_id not in files:
             raise InputError(
                 case=case_id,
@@ -163,10 +160,8 @@ def choose_pictures(run: Path, scores: Sequence[Score]) -> list[Picture]:
                 mend="evaluate again where the data is",
             )
         case = files[case_id].load(convention=find_convention(evaluation["labels"]))
-        caption = f"{place} of {len(ranked)}: mean Dice {means[case_id]:.3f}"
+        caption = f"{place}: mean Dice {means[case_id]:.3f}"
         pictures.append(_picture(run, case, shown, caption, evaluation))
-        if len(ranked) == 1:
-            break
     return pictures
 
 

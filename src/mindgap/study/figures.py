@@ -13,6 +13,7 @@ from mindgap.data.case import Case
 from mindgap.data.preparation import target_on_grid
 from mindgap.data.prepared import PreparedCase, slices_of
 from mindgap.evaluation.latents import Latents, gap_metrics
+from mindgap.evaluation.summary import best_median_worst
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor
 from mindgap.report.gallery import Embedding, draw_embeddings, draw_latent_maps, draw_masks
@@ -135,7 +136,8 @@ def _figure3(place: Place, runs: dict[str, Run], there: dict[str, Run]) -> Drawi
     """Latents of the median case as colours, per anchor and sequence."""
     results = Results(place.runs)
     dice = [results.cases([run], AVERAGE) for run in there.values()]
-    case_id = next(case for name, case in _best_median_worst(dice).items() if name.startswith("median"))
+    chosen = _best_median_worst(dice)
+    case_id = next((case for name, case in chosen.items() if name.startswith("median")), next(iter(chosen.values())))
     maps: dict[str, dict[str, NDArray[np.float32]] | None] = dict.fromkeys(ANCHOR_NAMES[anchor] for anchor in runs)
     picture = None
     for anchor, run in there.items():
@@ -180,12 +182,9 @@ def _tsne(cases: Sequence[Latents]) -> tuple[NDArray[np.floating], list[str]]:
 
 
 def _best_median_worst(runs: Sequence[dict[str, float]]) -> dict[str, str]:
-    """Three cases by their mean over runs, fewer where there are not three."""
+    """The cases that are shown, by their mean over runs."""
     shared = set.intersection(*(set(run) for run in runs))
-    means = {case: float(np.mean([run[case] for run in runs])) for case in shared}
-    ranked = sorted(means, key=lambda case: (-means[case], case))
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
-    return {f"{name} of {len(ranked)}": ranked[place] for name, place in places.items()}
+    return best_median_worst({case: float(np.mean([run[case] for run in runs])) for case in shared})
 
 
 def _picture(case: Case, predicted: NDArray[np.uint8], caption: str) -> Picture:
