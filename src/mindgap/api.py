@@ -332,9 +332,14 @@ def report(runs: Sequence[PathLike], out: PathLike | None = None, *, title: str 
         runs: Run folders; their scores stand side by side, and every pair that saw the same cases is compared.
         out: The page; ``report.html`` in the first run by default.
         title: Heading.
+
+    Raises:
+        MindgapError: A run was not evaluated, or there is a file of another kind where the page would be.
     """
     folders = [Path(run) for run in runs]
     page = folders[0] / REPORT if out is None else Path(out)
+    if page.is_file() and "mindgap" not in page.read_text(encoding="utf-8", errors="replace"):
+        raise SettingError(f"{page} exists and is no report of ours: name another file with -o, or remove it.")
     from mindgap.report.collect import collect
     from mindgap.report.page import build_page
 

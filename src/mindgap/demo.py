@@ -11,6 +11,7 @@ from pathlib import Path
 from mindgap.api import Progress, evaluate, prepare, report, silent, train
 from mindgap.data.prepared import Preparation
 from mindgap.data.store import INDEX
+from mindgap.errors import SettingError
 from mindgap.evaluation.scores import Score, read_scores
 from mindgap.experiment import Experiment, quick
 from mindgap.files import write_text
@@ -65,7 +66,12 @@ def run_demo(
         precision: auto, fp32 or bf16.
         stage: Announces stages.
         say: Takes lines worth reading.
+
+    Raises:
+        SettingError: There are no steps.
     """
+    if steps is not None and steps < 1:
+        raise SettingError(f"--steps {steps} trains nothing: name at least 1, or leave it out.")
     from mindgap.data.phantom import write_cohort
 
     began = time.perf_counter()
@@ -109,7 +115,7 @@ def demo_experiments(store: Path, out: Path, *, seed: int, steps: int | None, pr
 
     def settings(recipe: TeacherRecipe | UnimodalRecipe | PmklRecipe, subset: str, share: float) -> Experiment:
         base = quick(store, recipe)
-        wanted = round((steps or base.schedule.steps) * share)
+        wanted = round((base.schedule.steps if steps is None else steps) * share)
         return dataclasses.replace(
             base,
             subset=subset,

@@ -217,3 +217,35 @@ def test_a_bad_case_is_listed_and_the_rest_goes_on(journey, tmp_path: Path, caps
     assert main(["evaluate", str(cohort), "--model", str(journey.flair), "--cases", "all", "-o", str(out)]) == 1
     assert len({score.case for score in read_scores(out)}) == 5
     assert f"not scored: {broken.name}" in capsys.readouterr().out
+
+
+def test_files_that_are_not_ours_are_never_written_over(
+    journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, page = tmp_path / "notes.csv", tmp_path / "notes.html"
+    notes.write_text("case,t1\nA,a.nii.gz\n")
+    page.write_text("<p>my notes</p>")
+    assert main(["evaluate", str(journey.cohort), "--model", str(journey.flair), "-o", str(notes)]) == 2
+    assert main(["report", str(journey.flair), "-o", str(page)]) == 2
+    said = capsys.readouterr().err
+    assert "notes.csv exists and holds no scores" in said
+    assert "notes.html exists and is no report of ours" in said
+    assert (notes.read_text(), page.read_text()) == ("case,t1\nA,a.nii.gz\n", "<p>my notes</p>")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--steps", "0", "-o", "demo"], "--steps 0 trains nothing"),
+        (["study", "-o", "study"], "no study is named: choose among table1"),
+        (["study", "table4", "-o", "study", "--data", "nowhere", "--dry-run"], "nowhere does not exist"),
+        (["prepare", "nowhere", "-o", "store", "--spacing-mm", "none"], "no such folder"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_before_any_work(
+    words: list[str], said: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

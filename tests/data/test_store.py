@@ -88,11 +88,14 @@ def test_a_case_whose_source_changed_is_made_again(tmp_path, cohort_folder, writ
     assert second.cases["P01"] == first.cases["P01"]
 
 
-def test_other_settings_make_every_case_again(tmp_path, cohort_folder):
+def test_a_store_of_other_settings_and_the_folder_of_the_data_are_left_as_they_are(tmp_path, cohort_folder):
     _prepare(cohort_folder, tmp_path / "store")
     before = _stamps(tmp_path / "store")
-    _prepare(cohort_folder, tmp_path / "store", Preparation(normalisation="zscore"))
-    assert all(stamp != before[name] for name, stamp in _stamps(tmp_path / "store").items())
+    with pytest.raises(SettingError, match=r"holds cases that were prepared with .*, not .*zscore"):
+        _prepare(cohort_folder, tmp_path / "store", Preparation(normalisation="zscore"))
+    assert _stamps(tmp_path / "store") == before
+    with pytest.raises(SettingError, match="holds the data: name another folder"):
+        _prepare(cohort_folder, cohort_folder)
 
 
 @pytest.mark.parametrize("name", ["P01.npy", "P01.json"])

@@ -19,6 +19,7 @@ from mindgap.inference.confidence import (
     shown_voxels,
     write_confidence,
 )
+from mindgap.inference.familiarity import describe_image
 from mindgap.regions import REGIONS, Region
 from mindgap.runfiles import CONFIDENCE
 from mindgap.sequences import SEQUENCES, format_subset
@@ -103,6 +104,16 @@ def test_a_mask_that_too_few_cases_can_vouch_for_is_to_be_looked_at(confidence, 
     result = estimate(replace(confidence, dice_models={POOLED: {}}), segmentation, case, coverage="whole")
     (reason,) = result.review
     assert reason.startswith("no Dice can be expected")
+
+
+def test_a_case_that_the_network_knows_is_said_to_come_out_better_than_others(confidence, found):
+    case, segmentation = found
+    features = {sequence: describe_image(volume) for sequence, volume in case.images.items()}
+    rounded = {s: tuple(round(x, 5) for x in values) for s, values in features.items()}
+    other = {s: (*values[:-1], values[-1] + 0.01) for s, values in rounded.items()}
+    for known, said in ({"K1": other, "K2": rounded}, True), ({"K1": other}, False):
+        notes = estimate(replace(confidence, known=known), segmentation, case, coverage="whole").notes
+        assert any("these are images of K2, which the network was trained" in note for note in notes) is said
 
 
 def test_cases_that_chose_the_network_are_said_to_be_too_hopeful(confidence, found):

@@ -136,3 +136,8 @@ def test_sequences_are_taken_by_any_of_their_names():
     for strange in ("flare", "T1-T2", ""):
         with pytest.raises(SettingError, match="is unknown here"):
             Choice(subsets=(strange,))
+
+
+def test_a_study_of_nothing_is_refused():
+    with pytest.raises(SettingError, match="no study is named: choose among table1"):
+        runs_of([], Choice())

@@ -18,7 +18,8 @@ class Prepare:
 
     Reads BraTS 2017-2021 and 2023+ trees, MSD Task01 (4-D), nnU-Net raw folders with dataset.json, folders with
     common file names, and CSV manifests (columns: case, t1, t2, t1ce, flair, label). Cases may lack sequences. A bad
-    case is listed and the rest goes on; a second call does only what is missing or has changed.
+    case is listed and the rest goes on; a second call does only what is missing or has changed. A store that was
+    prepared with another spacing or normalisation is refused.
 
     Attributes:
         data: The cohort.
@@ -42,7 +43,7 @@ class Prepare:
 
     data: Annotated[Path, tyro.conf.Positional]
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    spacing_mm: float | None = None
+    spacing_mm: float | Literal["none"] = "none"
     split: str = "auto"
     also: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     labels: str | None = None
@@ -60,10 +61,11 @@ def run(words: Sequence[str]) -> int:
     from mindgap.processor import cpu_count, keep_freed_memory
 
     keep_freed_memory()
+    spacing_mm = None if settings.spacing_mm == "none" else settings.spacing_mm
     store = prepare(
         settings.data,
         settings.out,
-        Preparation(spacing_mm=settings.spacing_mm, normalisation=settings.normalisation),
+        Preparation(spacing_mm=spacing_mm, normalisation=settings.normalisation),
         split=settings.split,
         also=dict(map(folder_and_convention, settings.also)),
         labels=settings.labels,

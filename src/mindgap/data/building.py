@@ -19,7 +19,7 @@ from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
 from mindgap.data.splits import Split
 from mindgap.data.store import FORMAT as STORE_FORMAT
-from mindgap.data.store import Store, StoredCase, read_entry, write_case, write_index
+from mindgap.data.store import INDEX, Store, StoredCase, open_store, read_entry, write_case, write_index
 from mindgap.errors import InputError, SettingError
 from mindgap.files import remove_leftovers
 from mindgap.regions import LabelConvention
@@ -51,10 +51,12 @@ def prepare_cohort(
         progress: Called after every case with (done, total, case).
 
     Raises:
-        SettingError: A label convention is not known, no case could be prepared, or cohorts share a name of a case.
+        SettingError: A label convention is not known, no case could be prepared, cohorts share a name of a case, or the
+            folder is that of the data or holds a store that was prepared otherwise.
         InputError: A case that joins is of a patient who may not train, or a case lies in two parts under two names.
     """
     also = tuple(also)
+    _refuse_place(folder, cohort, preparation)
     conventions = [convention_of(one) for one in (cohort, *also)]
     split, joined = join(split, cohort, also)
     remove_leftovers(folder / "cases")
@@ -113,6 +115,21 @@ def _prepare_all(
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what has begun ends, the rest does not begin
     return stored, failed
+
+
+def _refuse_place(folder: Path, cohort: Cohort, preparation: Preparation) -> None:
+    """Refuse to write a store among the data it is made from, or over one whose cases are in another form.
+
+    Raises:
+        SettingError: It is one of these.
+    """
+    if folder.resolve() == cohort.root.resolve():
+        raise SettingError(f"{folder} holds the data: name another folder for the prepared cohort.")
+    if (folder / INDEX).is_file() and (known := open_store(folder).preparation) != preparation:
+        raise SettingError(
+            f"{folder} holds cases that were prepared with {known}, not {preparation}: name another folder, or remove "
+            "that one."
+        )
 
 
 def _prepare_one(

@@ -130,7 +130,7 @@ def find_split(spec: str, case_ids: abc.Sequence[str], *, seed: int = 0) -> Spli
                 case=f"split {split.name}",
                 expected=f"at least one {part} case among the {len(case_ids)} at hand",
                 found="none",
-                mend="check that the ids of the lists are the names of the cases, or draw: 0.7/0.1/0.2",
+                mend="bring more cases with labels; with lists, see that their ids are the names of the cases",
             )
     return replace(restricted, withheld=(*split.validation, *split.test))
 

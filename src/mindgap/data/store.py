@@ -195,7 +195,8 @@ def open_store(folder: Path) -> Store:
     path = folder / INDEX
     if not path.is_file():
         raise SettingError(
-            f"{folder} is no prepared cohort ({INDEX} is missing): make one with `mindgap prepare DATA -o {folder}`."
+            f"{folder} is no prepared cohort ({INDEX} is missing): make one with `mindgap prepare DATA -o STORE`, and "
+            "name STORE."
         )
     value = read_json(path)
     if value.get("format") != FORMAT:

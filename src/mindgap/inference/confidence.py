@@ -22,7 +22,7 @@ from mindgap.evaluation.calibration import DiceModel, Temperature, expected_dice
 from mindgap.evaluation.conformal import highest_level, volume_interval, volume_residual
 from mindgap.files import read_json, write_json
 from mindgap.inference.estimate import NO_TUMOUR, Estimate
-from mindgap.inference.familiarity import Features, Strangeness, describe_image, strangeness
+from mindgap.inference.familiarity import Features, Strangeness, describe_image, strangeness, twin
 from mindgap.inference.predictor import Segmentation
 from mindgap.regions import REGIONS, Region, region_mask
 from mindgap.runfiles import CONFIDENCE
@@ -130,7 +130,8 @@ def estimate(
     dice = {r: math.nan if model is None else model(raw[r], volumes_ml[r]) for r, model in models.items()}
     residuals = {region: confidence.residuals(subset, str(region)) for region in REGIONS}
     volumes = {region: volume_interval(volumes_ml[region], residuals[region], confidence.level) for region in REGIONS}
-    strange = strangeness({s: describe_image(case.images[s]) for s in segmentation.subset}, confidence.known)
+    features = {s: describe_image(case.images[s]) for s in segmentation.subset}
+    strange, same = strangeness(features, confidence.known), twin(features, confidence.known)
     n = len(residuals[Region.WT])
     return Estimate(
         subset=subset,
@@ -141,7 +142,7 @@ def estimate(
         level=confidence.level,
         strangeness=strange,
         review=_reasons(segmentation, dice, strange, confidence.review_below),
-        notes=_notes(confidence, subset, n, coverage, mirrored),
+        notes=(*_notes(confidence, subset, n, coverage, mirrored), *_note_of_known(same)),
     )
 
 
@@ -263,6 +264,12 @@ def _reasons(
             f"standard deviations off, theirs at most {strange.limit:.1f}"
         )
     return tuple(reasons)
+
+
+def _note_of_known(case: str | None) -> tuple[str, ...]:
+    if case is None:
+        return ()
+    return (f"these are images of {case}, which the network was trained or calibrated on: other cases come out worse",)
 
 
 def _notes(confidence: Confidence, subset: str, n: int, coverage: str, mirrored: bool) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort, discover_labelled
 from mindgap.errors import MindgapError, SettingError
 from mindgap.evaluation.rules import DEFAULT_RULES, Rules
-from mindgap.evaluation.scores import Score, write_scores
+from mindgap.evaluation.scores import Score, read_scores, write_scores
 from mindgap.evaluation.threshold import thresholds_from_plain
 from mindgap.files import PathLike, read_json, write_json
 from mindgap.inference.predictor import Coverage, Predictor
@@ -68,12 +68,14 @@ def evaluate(
         none of these: it is not scored on that subset, and stands under "lacking" in evaluation.json.
 
     Raises:
-        SettingError: The network does not take one of the subsets, or comes without its run and ``out`` is missing.
+        SettingError: The network does not take one of the subsets, comes without its run and ``out`` is missing, or
+            ``out`` is a file that holds no scores.
         MindgapError: Nothing could be scored.
     """
     model, data, out = model_folder(model), Path(data), None if out is None else Path(out)
     if out is not None and out.is_dir():
         raise SettingError(f"{out} is a folder: name a file for the scores, such as {out / SCORES}.")
+    _refuse_to_overwrite(out)
     place = evaluation_folder(model, out)
     predictor = Predictor.load(
         model, device=device, precision=precision, coverage=coverage, engine=engine, decision=decision
@@ -112,6 +114,20 @@ def evaluate(
     if out is not None:
         write_scores(out, result.scores)
     return result.scores, failed
+
+
+def _refuse_to_overwrite(out: Path | None) -> None:
+    """Refuse a file that is there and is none of ours, before any work.
+
+    Raises:
+        SettingError: It holds no scores.
+    """
+    if out is None or not out.exists():
+        return
+    try:
+        read_scores(out)
+    except (MindgapError, ValueError) as error:
+        raise SettingError(f"{out} exists and holds no scores: name another file for them, or remove it.") from error
 
 
 def evaluation_folder(model: Path, out: Path | None) -> Path:

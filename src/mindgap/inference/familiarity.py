@@ -15,6 +15,7 @@ DECILES = tuple(range(10, 100, 10))
 FEATURES = (*(f"{decile} % of brightness" for decile in DECILES), "brain volume")
 FEWEST_CASES = 5
 _VOXELS = 100_000
+_SAME = 2e-5  # what is kept of known cases has five decimals
 _SPREAD_AT_LEAST = np.array([0.01] * len(DECILES) + [0.02])  # cases that agree by chance make no case strange
 
 Features = tuple[float, ...]
@@ -59,6 +60,15 @@ def describe_image(volume: Volume) -> Features:
     scale = max(high - low, 1e-6)
     volume_ml = len(inside) * volume_of_voxel_ml(volume.affine)
     return (*((value - low) / scale for value in deciles), float(np.log(volume_ml)))
+
+
+def twin(images: Mapping[Sequence, Features], known: Mapping[str, Mapping[Sequence, Features]]) -> str | None:
+    """The known case that these images are, by every feature of every sequence; None if they are of another one."""
+    for case, features in known.items():
+        shared = [sequence for sequence in images if sequence in features]
+        if shared and all(np.allclose(images[s], features[s], rtol=0, atol=_SAME) for s in shared):
+            return case
+    return None
 
 
 def strangeness(

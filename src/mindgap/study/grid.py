@@ -256,11 +256,13 @@ def runs_of(presets: Iterable[str], choice: Choice) -> list[Run]:
     """The runs of several presets, each once; teachers stand before their students.
 
     Raises:
-        SettingError: A preset is unknown, a chosen name says nothing to any of them, or the choice leaves nothing of
-            one.
+        SettingError: None is named, one is unknown, a chosen name says nothing to any of them, or the choice leaves
+            nothing of one.
     """
     runs: list[Run] = []
     presets = tuple(presets)
+    if not presets:
+        raise SettingError(f"no study is named: choose among {', '.join(PRESETS)}, or box.")
     for preset in presets:
         if preset not in PRESETS:
             raise SettingError(f"there is no study {preset!r}: choose among {', '.join(PRESETS)}.")
