@@ -82,6 +82,11 @@ def test_enumerations_and_paths_come_back_as_such():
     assert from_plain(to_plain(PRESETS["small"](DATA, PmklRecipe()))).method.teacher is None
 
 
+def test_settings_of_an_old_run_are_read_although_its_anchor_made_no_use_of_some():
+    recipe = TeacherRecipe(anchor="none", k=Sequence.T2, anchor_gradient=True, alignment_weight=0.5, align_over="all")
+    assert from_plain(to_plain(PRESETS["small"](DATA, recipe))).method == recipe
+
+
 def spoil(*path: str, value="?"):
     plain = json.loads(json.dumps(to_plain(PRESETS["small"](DATA))))
     inner = plain

@@ -346,6 +346,7 @@ def test_output_that_is_an_input_or_no_nifti_or_not_writable(
     ("words", "said"),
     [
         (["--anchor", "k", "--k", "T2", "--subset", "T1+T1ce"], "not in the subset"),
+        (["--anchor", "none", "--anchor-gradient"], "--anchor-gradient says nothing to anchor none"),
         (["--subset", ""], "empty"),
         (["--subset", "PET"], "is no sequence"),
         (["--crop", "40"], "multiple of 16"),

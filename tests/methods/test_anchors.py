@@ -34,7 +34,8 @@ def test_every_anchor_gives_a_term_per_case_and_moves_every_parameter(make_batch
 @pytest.mark.parametrize("latent_norm", ["brain", "batch"])
 def test_every_encoder_and_norm_trains_with_the_papers_anchors(make_batch, take_step, encoder, latent_norm):
     for anchor in PAPER:
-        method = build(anchor, encoder=encoder, latent_norm=latent_norm, align_over="all")
+        over = "brain" if anchor == "none" else "all"
+        method = build(anchor, encoder=encoder, latent_norm=latent_norm, align_over=over)
         terms, gradients, _ = take_step(method, make_batch())
         assert all(bool(g.isfinite().all()) for g in gradients.values())
         assert all(bool(v.isfinite().all()) for v in terms.values())
@@ -121,6 +122,48 @@ def test_alignment_alone_draws_mixture_weights_to_uniform_and_literal_ones_to_k(
 def test_literal_is_refused_unless_forced():
     with pytest.raises(SettingError, match=r"diverges.*--force-literal"):
         TeacherRecipe(anchor="literal").build(Parts(SEQUENCES, SEQUENCES, width=2))
+
+
+@pytest.mark.parametrize(
+    ("anchor", "numbers", "said"),
+    [
+        ("none", {"anchor_gradient": True}, r"--anchor-gradient says nothing to anchor none.* uses it \(k\)"),
+        ("mixture", {"anchor_gradient": True}, "--anchor-gradient says nothing to anchor mixture"),
+        ("literal_softmax", {"anchor_gradient": True}, "--anchor-gradient says nothing to anchor literal_softmax"),
+        ("mixture", {"k": Sequence.T2}, r"--k T2 says nothing to anchor mixture.*\(k, literal, literal_softmax\)"),
+        ("none", {"k": Sequence.T2}, "--k T2 says nothing to anchor none"),
+        ("none", {"alignment_weight": 0.5}, "--alignment-weight 0.5 says nothing to anchor none"),
+        ("none", {"align_over": "all"}, "--align-over all says nothing to anchor none"),
+        ("normal_medmap", {"align_over": "all"}, "--align-over all says nothing to anchor normal_medmap"),
+        ("mixture", {"force_literal": True}, "--force-literal says nothing to anchor mixture"),
+    ],
+)
+def test_what_an_anchor_does_not_use_is_refused(anchor, numbers, said):
+    with pytest.raises(SettingError, match=said):
+        TeacherRecipe(anchor=anchor, **numbers).build(Parts(SEQUENCES, SEQUENCES, width=2))
+
+
+def differs(one, other):
+    return any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("anchor", [name for name in ANCHORS if name != "none"])
+def test_what_an_anchor_takes_changes_what_it_trains(make_batch, take_step, anchor):
+    as_it_is = take_step(build(anchor), make_batch())
+    other = {"k": Sequence.T2, "anchor_gradient": True, "align_over": "all", "alignment_weight": 0.5}
+    for name, value in other.items():
+        try:
+            method = build(anchor, **{name: value})
+        except SettingError:
+            continue
+        found = take_step(method, make_batch())
+        assert differs(as_it_is[0], found[0]) or differs(as_it_is[1], found[1]), name
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_of_the_alignment_that_is_no_weight_is_refused(weight):
+    with pytest.raises(SettingError, match=r"--alignment-weight is .*at least 0, and finite"):
+        build("mixture", alignment_weight=weight)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mindgap.data.augmentation import Augmentation, draw
+from mindgap.errors import SettingError
 from mindgap.methods import METHODS
 from mindgap.methods.base import Parts
 from mindgap.sequences import SEQUENCES
@@ -135,3 +136,9 @@ def test_alignment_can_be_left_out(make_batch):
     batch = with_chance(make_batch(), 0.0, 0.3, 0.6, 0.9)
     assert "alignment" in build("anysubset").terms("segmenter", batch)
     assert "alignment" not in build("anysubset", alignment_weight=0.0).terms("segmenter", batch)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan")])
+def test_an_alignment_that_would_push_apart_is_refused(weight):
+    with pytest.raises(SettingError, match=r"--alignment-weight is .*at least 0"):
+        build("anysubset", alignment_weight=weight)

@@ -46,12 +46,15 @@ def test_the_whole_teaches_the_part_and_not_the_other_way(make_batch):
     assert torch.allclose(network.head.weight.grad, found, atol=1e-6)
 
 
-@pytest.mark.parametrize("shares", [{"single_share": -0.1}, {"full_share": 0.6, "single_share": 0.5}])
+@pytest.mark.parametrize(
+    "shares", [{"single_share": -0.1}, {"single_share": float("nan")}, {"full_share": 0.6, "single_share": 0.5}]
+)
 def test_shares_that_are_more_than_all_rows_are_refused(shares):
     with pytest.raises(SettingError, match="together at most 1"):
         build(**shares)
 
 
-def test_a_weight_below_nothing_is_refused():
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_a_weight_that_is_none_is_refused(weight):
     with pytest.raises(SettingError, match="at least 0"):
-        build(distillation_weight=-1.0)
+        build(distillation_weight=weight)

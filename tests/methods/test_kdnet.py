@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,16 @@ def test_a_teacher_without_bottleneck_is_refused(make_teacher):
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"segmentation_share": 1.2}, {"bottleneck_weight": -1.0}, {"temperature": 0.0}], ids=str
+    ("numbers", "said"),
+    [
+        ({"segmentation_share": 1.2}, "--segmentation-share is 1.2: it is a share"),
+        ({"segmentation_share": math.nan}, "--segmentation-share is nan"),
+        ({"bottleneck_weight": -1.0}, "--bottleneck-weight is -1"),
+        ({"bottleneck_weight": math.nan}, "--bottleneck-weight is nan"),
+        ({"temperature": 0.0}, "--temperature is 0"),
+        ({"temperature": math.nan}, "--temperature is nan"),
+    ],
 )
-def test_impossible_numbers_are_refused(make_teacher, numbers):
-    with pytest.raises(SettingError, match="segmentation_share is a share"):
+def test_impossible_numbers_are_refused(make_teacher, numbers, said):
+    with pytest.raises(SettingError, match=said):
         build(make_teacher(), **numbers)

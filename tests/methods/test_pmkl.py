@@ -125,14 +125,15 @@ def test_the_student_learns_from_cases_that_hold_its_subset():
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ({"temperature": 0.0}, "temperature of PMKL"),
-        ({"temperature": -1.0}, "temperature of PMKL"),
-        ({"temperature": float("nan")}, "temperature of PMKL"),
-        ({"pixel_weight": -0.5}, "--pixel-weight -0.5"),
-        ({"image_weight": -0.1}, "--image-weight -0.1"),
+        ({"temperature": 0.0}, "--temperature is 0"),
+        ({"temperature": -1.0}, "--temperature is -1"),
+        ({"temperature": float("nan")}, "--temperature is nan"),
+        ({"pixel_weight": -0.5}, "--pixel-weight is -0.5"),
+        ({"image_weight": -0.1}, "--image-weight is -0.1"),
+        ({"image_weight": float("inf")}, "--image-weight is inf"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused(numbers, said):
     with pytest.raises(SettingError, match=said):
-        PmklRecipe(**numbers)
-    PmklRecipe(pixel_weight=0.0, image_weight=0.0)
+        build(teacher=make_teacher(), **numbers)
+    build(teacher=make_teacher(), pixel_weight=0.0, image_weight=0.0)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -52,7 +53,16 @@ def test_a_class_counts_where_every_taught_case_has_it(make_teacher, make_batch,
     assert counted == [[False], [True]]
 
 
-@pytest.mark.parametrize("numbers", [{"pixel_weight": -1.0}, {"prototype_weight": -1.0}, {"temperature": 0.0}], ids=str)
-def test_impossible_numbers_are_refused(make_teacher, numbers):
-    with pytest.raises(SettingError, match="have to be at least 0, temperature above 0"):
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"pixel_weight": -1.0}, "--pixel-weight is -1: it has to be at least 0"),
+        ({"prototype_weight": -1.0}, "--prototype-weight is -1"),
+        ({"prototype_weight": math.nan}, "--prototype-weight is nan"),
+        ({"temperature": 0.0}, "--temperature is 0: it has to lie above 0"),
+        ({"temperature": math.nan}, "--temperature is nan"),
+    ],
+)
+def test_impossible_numbers_are_refused(make_teacher, numbers, said):
+    with pytest.raises(SettingError, match=said):
         build(make_teacher(), **numbers)

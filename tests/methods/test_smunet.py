@@ -242,7 +242,10 @@ def test_a_teacher_with_smunets_backbone_learns_with_smunets_dice(make_batch, ta
         ({"missing_share": 1.5}, "missing_share and rise are shares"),
         ({"rise": -0.1}, "missing_share and rise are shares"),
         ({"dropout": 1.0}, "dropout lies from 0"),
-        ({"style_weight": -1.0}, "style_weight is -1.0: it has to be at least 0"),
+        ({"style_weight": -1.0}, "--style-weight is -1: it has to be at least 0"),
+        ({"style_weight": math.nan}, "--style-weight is nan"),
+        ({"k": Sequence.T2}, "--k T2 says nothing to anchor mixture"),
+        ({"anchor": "none", "alignment_weight": 0.5}, "--alignment-weight 0.5 says nothing to anchor none"),
         ({"anchor": "literal"}, "diverges"),
     ],
 )
@@ -262,6 +265,10 @@ def test_teachers_that_do_not_fit_are_refused(make_teacher, smu_teacher):
         build("T2", smu_teacher("T1+T1ce+FLAIR"))
     with pytest.raises(SettingError, match="has anchor mixture, not none: leave --anchor out"):
         build(teacher=smu_teacher(), anchor="none")
+    with pytest.raises(SettingError, match="has k=FLAIR, not T2: leave --k out"):
+        build(teacher=smu_teacher(anchor="k", k="FLAIR"), k=Sequence.T2)
+    with pytest.raises(SettingError, match="--k FLAIR says nothing to anchor mixture"):
+        build(teacher=smu_teacher(k="FLAIR"), k=Sequence.FLAIR)
 
 
 def test_a_teacher_without_its_settings_needs_a_named_anchor_that_fits(make_teacher):

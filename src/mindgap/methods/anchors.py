@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from mindgap.losses.alignment import (
     align_to_released_mixture,
     align_to_sequence,
 )
+from mindgap.methods.base import AbstractRecipe, flag_of
 from mindgap.sequences import Sequence, Subset, format_subset
 
 AnchorName = Literal[
@@ -56,6 +58,15 @@ _NETWORKS: dict[str, dict[str, Any]] = {
 """Arguments of the aligned network that differ by anchor."""
 
 _COMPLETE_ONLY = ("normal_moments", "medmap_a", "medmap_b")
+_WITH_TERM = tuple(name for name in get_args(AnchorName) if name != "none")
+_USERS: dict[str, tuple[str, ...]] = {
+    "k": ("k", "literal", "literal_softmax"),
+    "anchor_gradient": ("k",),
+    "alignment_weight": _WITH_TERM,
+    "align_over": tuple(name for name in _WITH_TERM if name != "normal_medmap"),
+    "force_literal": ("literal",),
+}
+"""Which anchors use a number of a recipe; those that are not named here are used by all."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,23 @@ class Anchor:
             weights = output.features["anchor_weights"]
             scaled = weights if self.name == "literal" else len(subset) * weights
             return align_literally(latents, scaled, present, brain, k=k)
+
+
+def refuse_unused(anchor: AnchorName, recipe: AbstractRecipe) -> None:
+    """Refuse a number or a switch that was set although the anchor makes no use of it.
+
+    Raises:
+        SettingError: One differs from its default, and the anchor would train the same with any other.
+    """
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        users, value = _USERS.get(field.name), getattr(recipe, field.name)
+        if users is None or anchor in users or value == field.default:
+            continue
+        given = flag_of(field.name) if value is True else f"{flag_of(field.name)} {value}"
+        raise SettingError(
+            f"{given} says nothing to anchor {anchor}: leave it out, or choose an anchor that uses it "
+            f"({', '.join(users)})."
+        )
 
 
 class InputNormal(nn.Module):

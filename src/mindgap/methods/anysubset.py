@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from mindgap.batch import Batch, Output
-from mindgap.errors import SettingError
 from mindgap.losses.alignment import align_to_mixture
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.methods.base import AbstractRecipe, Parts
+from mindgap.methods.base import AbstractRecipe, Parts, demand_weights
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.methods.teacher import AlignedTeacher
 from mindgap.networks.build import build_network
@@ -62,8 +61,7 @@ class AnySubsetRecipe(AbstractRecipe):
     def build(self, parts: Parts) -> AnySubset:
         """Build from parts."""
         check_full_share(self.full_share)
-        if self.alignment_weight < 0:
-            raise SettingError(f"alignment_weight is {self.alignment_weight}: it has to be at least 0.")
+        demand_weights(self, "alignment_weight")
         arguments = {
             "sequences": len(parts.subset),
             "latent_channels": parts.latent_channels,

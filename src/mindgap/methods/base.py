@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindgap.batch import Batch
+from mindgap.errors import SettingError
 from mindgap.networks.card import TrainedNetwork
 from mindgap.sequences import Subset
 from mindgap.shapes import Bool
@@ -144,6 +146,33 @@ class AbstractRecipe(ABC):
     def teacher_path(self) -> Path | None:
         """Folder of the teacher this recipe distils from."""
         return None
+
+
+def flag_of(name: str) -> str:
+    """The flag that sets a number of a recipe on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def demand_weights(recipe: AbstractRecipe, *names: str) -> None:
+    """Refuse weights of terms that would reward disagreement, or turn the loss into no number.
+
+    Raises:
+        SettingError: One is below 0, infinite or no number.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if not 0 <= value < math.inf:  # NaN is neither below nor above anything
+            raise SettingError(f"{flag_of(name)} is {value:g}: it has to be at least 0, and finite.")
+
+
+def demand_temperature(value: float) -> None:
+    """Refuse a temperature that no logit can be divided by.
+
+    Raises:
+        SettingError: It is not above 0, infinite or no number.
+    """
+    if not 0 < value < math.inf:
+        raise SettingError(f"--temperature is {value:g}: it has to lie above 0, and to be finite.")
 
 
 def parameter_groups(

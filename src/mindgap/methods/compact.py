@@ -11,7 +11,7 @@ from torch import Tensor
 from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
 from mindgap.losses.segmentation import region_terms, segmentation_terms, soft_target_loss
-from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts, demand_weights
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.networks.build import build_network
 from mindgap.sequences import Subset
@@ -90,15 +90,14 @@ class CompactRecipe(AbstractRecipe):
     def build(self, parts: Parts) -> Compact:
         """Build from parts."""
         check_full_share(self.full_share)
-        if self.single_share < 0 or self.full_share + self.single_share > 1:
+        if not self.single_share >= 0 or self.full_share + self.single_share > 1:
             raise SettingError(
                 f"single_share is {self.single_share} and full_share {self.full_share}: shares of the rows, together "
                 "at most 1."
             )
         if not 0 <= self.own_share <= 1:
             raise SettingError(f"own_share is {self.own_share}: it is a share, within 0 and 1.")
-        if self.distillation_weight < 0:
-            raise SettingError(f"distillation_weight is {self.distillation_weight}: it has to be at least 0.")
+        demand_weights(self, "distillation_weight")
         arguments = {
             "sequences": len(parts.subset),
             "latent_channels": parts.latent_channels,

@@ -11,7 +11,7 @@ from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
 from mindgap.losses.distillation import bottleneck_distillation, softened_distillation
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.methods.base import AbstractRecipe, Parts, freeze
+from mindgap.methods.base import AbstractRecipe, Parts, demand_temperature, demand_weights, freeze
 from mindgap.methods.student import Student, demand_teacher, hear
 from mindgap.networks.build import build_network
 
@@ -80,10 +80,10 @@ class KdNetRecipe(AbstractRecipe):
 
     def build(self, parts: Parts) -> KdNet:
         """Build from parts, of which ``teacher`` has to be there."""
-        if not 0 <= self.segmentation_share <= 1 or self.bottleneck_weight < 0 or self.temperature <= 0:
-            raise SettingError(
-                "segmentation_share is a share, 0 to 1; bottleneck_weight has to be at least 0, temperature above 0."
-            )
+        if not 0 <= self.segmentation_share <= 1:
+            raise SettingError(f"--segmentation-share is {self.segmentation_share:g}: it is a share, 0 to 1.")
+        demand_weights(self, "bottleneck_weight")
+        demand_temperature(self.temperature)
         taught_by = demand_teacher(parts, "kdnet")
         teacher = freeze(taught_by.network)
         deepest = hear(taught_by, teacher, feature="bottleneck").features["bottleneck"].shape[1]

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from mindgap.batch import Batch, Output
-from mindgap.errors import SettingError
 from mindgap.losses.distillation import contrastive_distillation, regularised_distillation
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.methods.base import AbstractRecipe, Parts, Player, freeze
+from mindgap.methods.base import AbstractRecipe, Parts, Player, demand_temperature, demand_weights, freeze
 from mindgap.methods.student import Student, demand_teacher, hear
 from mindgap.networks.build import build_network
 from mindgap.networks.heads import ContrastiveHead
@@ -74,20 +73,14 @@ class PmklRecipe(AbstractRecipe):
     image_weight: float = 0.5
     temperature: float = 10.0
 
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise SettingError(f"the temperature of PMKL has to lie above 0, not at {self.temperature:g}: 10 is usual.")
-        for name in ("pixel_weight", "image_weight"):
-            if not getattr(self, name) >= 0:
-                flag = f"--{name.replace('_', '-')}"
-                raise SettingError(f"{flag} {getattr(self, name):g} would reward disagreement: give 0 or more.")
-
     def teacher_path(self) -> Path | None:
         """Folder of the teacher."""
         return self.teacher
 
     def build(self, parts: Parts) -> Pmkl:
         """Build from parts, of which ``teacher`` has to be there."""
+        demand_weights(self, "pixel_weight", "image_weight")
+        demand_temperature(self.temperature)
         taught_by = demand_teacher(parts, "pmkl")
         teacher = freeze(taught_by.network)
         channels = hear(taught_by, teacher, feature="feature").features["feature"].shape[1]

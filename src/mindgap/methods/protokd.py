@@ -8,10 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mindgap.batch import Batch, Output
-from mindgap.errors import SettingError
 from mindgap.losses.distillation import elementwise_distillation, prototype_distillation
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.methods.base import AbstractRecipe, Parts, freeze
+from mindgap.methods.base import AbstractRecipe, Parts, demand_temperature, demand_weights, freeze
 from mindgap.methods.student import Student, demand_teacher, hear
 from mindgap.networks.build import build_network
 
@@ -77,8 +76,8 @@ class ProtoKdRecipe(AbstractRecipe):
 
     def build(self, parts: Parts) -> ProtoKd:
         """Build from parts, of which ``teacher`` has to be there; it may be of another width."""
-        if self.pixel_weight < 0 or self.prototype_weight < 0 or self.temperature <= 0:
-            raise SettingError("pixel_weight and prototype_weight have to be at least 0, temperature above 0.")
+        demand_weights(self, "pixel_weight", "prototype_weight")
+        demand_temperature(self.temperature)
         taught_by = demand_teacher(parts, "protokd")
         teacher = freeze(taught_by.network)
         hear(taught_by, teacher, feature="feature")

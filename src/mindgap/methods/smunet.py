@@ -22,8 +22,8 @@ from mindgap.losses.cotraining import (
     sigmoid_dice_loss,
     style_loss,
 )
-from mindgap.methods.anchors import Anchor, AnchorName
-from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
+from mindgap.methods.anchors import Anchor, AnchorName, refuse_unused
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player, demand_weights
 from mindgap.methods.student import demand_teacher
 from mindgap.methods.teacher import TeacherRecipe, diagnose_latents
 from mindgap.networks.build import build_network
@@ -156,6 +156,7 @@ class SmuNetRecipe(AbstractRecipe):
         """Build from parts; a ``teacher`` among them is copied, not changed."""
         self._check()
         subset, anchor, networks = self._full_path(parts)
+        refuse_unused(anchor.name, self)
         if not set(parts.subset) < set(subset):
             raise SettingError(
                 f"smunet's full path sees {format_subset(subset)}, its missing path {format_subset(parts.subset)}, "
@@ -192,9 +193,7 @@ class SmuNetRecipe(AbstractRecipe):
         if not (0 <= self.missing_share <= 1 and 0 <= self.rise <= 1 and 0 <= self.dropout < 1):
             raise SettingError("missing_share and rise are shares, 0 to 1; dropout lies from 0 to below 1.")
         weights = ("alignment_weight", "consistency_weight", "content_weight", "style_weight", "adversarial_weight")
-        below = [name for name in weights if getattr(self, name) < 0]
-        if below:
-            raise SettingError(f"{below[0]} is {getattr(self, below[0])}: it has to be at least 0.")
+        demand_weights(self, *weights)
 
     def _full_path(self, parts: Parts) -> tuple[Subset, Anchor, dict[str, nn.Module]]:
         """Sequences, anchor and networks of the full path."""
@@ -228,6 +227,8 @@ class SmuNetRecipe(AbstractRecipe):
                 raise SettingError(
                     f"the teacher in {teacher.folder} has anchor {anchor.name}, not {self.anchor}: leave --anchor out."
                 )
+            if self.k not in (Sequence.T1CE, anchor.k):  # what is not given cannot be told from T1ce
+                raise SettingError(f"the teacher in {teacher.folder} has k={anchor.k}, not {self.k}: leave --k out.")
             return anchor
         if self.anchor == "auto":
             raise SettingError(f"{path} is missing, so that the teacher's anchor is not known: name it with --anchor.")

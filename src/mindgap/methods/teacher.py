@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindgap.batch import Batch, Output
-from mindgap.errors import MindgapError, SettingError
+from mindgap.errors import MindgapError
 from mindgap.losses.alignment import mixture_anchor, sequence_distances
 from mindgap.losses.cotraining import sigmoid_dice_loss
 from mindgap.losses.segmentation import segmentation_terms
-from mindgap.methods.anchors import Anchor, AnchorName, Encoder
-from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player
+from mindgap.methods.anchors import Anchor, AnchorName, Encoder, refuse_unused
+from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player, demand_weights
 from mindgap.networks.build import build_network
 from mindgap.sequences import Sequence, Subset
 from mindgap.shapes import Integer
@@ -94,8 +94,8 @@ class TeacherRecipe(AbstractRecipe):
 
     def build(self, parts: Parts) -> AlignedTeacher:
         """Build from parts."""
-        if self.alignment_weight < 0:
-            raise SettingError(f"alignment_weight is {self.alignment_weight}: it has to be at least 0.")
+        demand_weights(self, "alignment_weight")
+        refuse_unused(self.anchor, self)
         anchor = Anchor(self.anchor, self.k, self.anchor_gradient, self.align_over)
         anchor.check(
             parts.subset,
