@@ -8,7 +8,17 @@ import torch
 from mindgap.data.prepared import Preparation
 from mindgap.data.store import Store, StoredCase
 from mindgap.errors import SettingError
-from mindgap.experiment import PRESETS, Experiment, build_method, course_hash, from_plain, to_plain
+from mindgap.experiment import (
+    PRESETS,
+    Experiment,
+    build_method,
+    citations_before,
+    course_hash,
+    describe_teacher,
+    from_plain,
+    to_plain,
+)
+from mindgap.files import sha256_of, write_json
 from mindgap.methods import METHODS
 from mindgap.methods.anysubset import AnySubsetRecipe
 from mindgap.methods.compact import CompactRecipe
@@ -20,8 +30,9 @@ from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.networks.build import build_network
-from mindgap.networks.card import ModelCard
+from mindgap.networks.card import WEIGHTS, ModelCard
 from mindgap.networks.weights import save_network
+from mindgap.runfiles import MANIFEST
 from mindgap.sequences import Sequence, format_subset, parse_subset
 from mindgap.training.loop import Schedule
 
@@ -206,6 +217,19 @@ def test_a_teacher_of_another_preparation_is_refused(tmp_path, spacing_mm):
     experiment = Experiment(data=DATA, width=1, subset="T1ce", method=PmklRecipe(teacher=teacher))
     with pytest.raises(SettingError, match="use the same preparation for both"):
         build_method(experiment, make_store())
+
+
+def test_a_student_cites_what_its_teacher_is_made_of_and_knows_its_machine(tmp_path):
+    teacher = save_teacher(tmp_path / "teacher")
+    experiment = Experiment(data=DATA, method=PmklRecipe(teacher=teacher), start=save_teacher(tmp_path / "start"))
+    sha256 = sha256_of(teacher / WEIGHTS)
+    assert citations_before(experiment) == []
+    assert describe_teacher(teacher) == {"weights_sha256": sha256, "processor": None, "precision": None}
+    manifest = {"citations": ["mindgap"], "processor": {"kind": "AVX2"}, "precision": "fp32"}
+    write_json(teacher / MANIFEST, manifest)
+    write_json(tmp_path / "start" / MANIFEST, {"citations": ["kdnet"]})
+    assert citations_before(experiment) == ["mindgap", "kdnet"]
+    assert describe_teacher(teacher) == {"weights_sha256": sha256, "processor": "AVX2", "precision": "fp32"}
 
 
 def test_the_seed_decides_the_start():

@@ -39,6 +39,25 @@ BIBTEX: dict[str, str] = {
   booktitle = {Medical Imaging with Deep Learning (MIDL)},
   year      = {2022}
 }""",
+    "hemis": """@inproceedings{havaei2016hemis,
+  title     = {{HeMIS}: Hetero-Modal Image Segmentation},
+  author    = {Havaei, Mohammad and Guizard, Nicolas and Chapados, Nicolas and Bengio, Yoshua},
+  booktitle = {Medical Image Computing and Computer Assisted Intervention (MICCAI)},
+  series    = {Lecture Notes in Computer Science},
+  volume    = {9901},
+  pages     = {469--477},
+  year      = {2016}
+}""",
+    "nnunet": """@article{isensee2021nnunet,
+  title   = {{nnU-Net}: a self-configuring method for deep learning-based biomedical image segmentation},
+  author  = {Isensee, Fabian and Jaeger, Paul F. and Kohl, Simon A. A. and Petersen, Jens and
+             Maier-Hein, Klaus H.},
+  journal = {Nature Methods},
+  volume  = {18},
+  number  = {2},
+  pages   = {203--211},
+  year    = {2021}
+}""",
     "brats": """@article{menze2015brats,
   title   = {The Multimodal Brain Tumor Image Segmentation Benchmark ({BRATS})},
   author  = {Menze, Bjoern H. and Jakab, Andras and Bauer, Stefan and others},

@@ -18,13 +18,15 @@ from mindgap.data.patients import of_same_patients
 from mindgap.data.resident import Residence
 from mindgap.data.store import Store
 from mindgap.errors import SettingError
+from mindgap.files import read_json
 from mindgap.methods import METHODS
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.teacher import TeacherRecipe
-from mindgap.networks.card import TrainedNetwork
+from mindgap.networks.card import TrainedNetwork, read_card
 from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.weights import load_network
+from mindgap.runfiles import MANIFEST
 from mindgap.sequences import format_subset, parse_subset
 from mindgap.training.loop import Schedule
 from mindgap.training.optimisation import Optimisation
@@ -252,7 +254,32 @@ def _refuse_leak(what: str, folder: Path, store: Store) -> None:
 
 def history_before(experiment: Experiment) -> History:
     """What the networks that a run learns from have learnt: its teacher, and the network it starts from."""
-    return together(path for path in (experiment.method.teacher_path(), start_folder(experiment)) if path is not None)
+    return together(_folders_before(experiment))
+
+
+def citations_before(experiment: Experiment) -> list[str]:
+    """Sources of the networks that a run learns from, as their manifests name them: an alignment reaches a student so.
+
+    A model folder without a manifest names none.
+    """
+    manifests = [folder / MANIFEST for folder in _folders_before(experiment)]
+    return [key for path in manifests if path.is_file() for key in read_json(path).get("citations", [])]
+
+
+def describe_teacher(folder: Path) -> dict[str, Any]:
+    """Which network a student learns from, and on what it was trained; None where its folder does not tell."""
+    path = folder / MANIFEST
+    manifest = read_json(path) if path.is_file() else {}
+    return {
+        "weights_sha256": read_card(folder)[1],
+        "processor": manifest.get("processor", {}).get("kind"),
+        "precision": manifest.get("precision"),
+    }
+
+
+def _folders_before(experiment: Experiment) -> list[Path]:
+    """The teacher of a run, and the network it starts from."""
+    return [path for path in (experiment.method.teacher_path(), start_folder(experiment)) if path is not None]
 
 
 def method_name(recipe: AbstractRecipe) -> str:

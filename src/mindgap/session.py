@@ -28,7 +28,9 @@ from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.experiment import (
     Experiment,
     build_method,
+    citations_before,
     course_hash,
+    describe_teacher,
     history_before,
     method_name,
     start_folder,
@@ -266,6 +268,8 @@ class Session:
     def facts(self) -> dict[str, Any]:
         """Versions, machine and inputs, for the manifest."""
         taught = self.method.teacher_cases(self.cases.available, self.cases.sequences)
+        teacher = self.experiment.method.teacher_path()
+        cited = [*self.method.citations, *citations_before(self.experiment), "brats"]
         return {
             "versions": {
                 "mindgap": importlib.metadata.version("mindgap"),
@@ -289,7 +293,8 @@ class Session:
                 "taught": taught,
                 "before": history_before(self.experiment).to_plain(),
             },
-            "citations": [*self.method.citations, "brats"],
+            **({} if teacher is None else {"teacher": describe_teacher(teacher)}),
+            "citations": list(dict.fromkeys(cited)),
         }
 
     def write_thresholds(self) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mindgap.citations import bibtex
 from mindgap.data.augmentation import Augmentation, draw
 from mindgap.errors import SettingError
 from mindgap.methods import METHODS
@@ -130,6 +131,18 @@ def test_one_network_answers_for_every_subset_and_says_so(make_batch, name):
     with torch.no_grad():
         answers = [network(batch.image, batch.show(s).present).logits for s in method.shown_at_validation()]
     assert all(not torch.equal(answers[0], other) for other in answers[1:])
+
+
+def test_each_cites_what_it_is_made_of():
+    found = {name: set(build(name).citations) for name in (*NAMES, "compact")}
+    assert found == {
+        "dropout": {"protokd"},  # the paper has no sequence dropout
+        "anysubset": {"mindgap", "hemis", "protokd"},
+        "dynunet": {"monai", "nnunet"},
+        "compact": {"mindgap", "hemis", "nnunet"},
+    }
+    text = bibtex(key for keys in found.values() for key in keys)
+    assert text.count("@") == 5
 
 
 def test_alignment_can_be_left_out(make_batch):

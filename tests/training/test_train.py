@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mindgap.api import Interrupted, train
+from mindgap.api import Interrupted, cite, train
 from mindgap.data.store import open_store, write_index
 from mindgap.errors import MindgapError, SettingError
 from mindgap.experiment import course_hash, to_plain
@@ -200,7 +200,14 @@ def test_a_student_leaves_its_teacher_alone_and_counts_whom_it_taught(trained, m
     before = {path.name: path.read_bytes() for path in teacher.glob("*.*")}
     experiment = make_experiment(PmklRecipe(teacher=teacher), subset="T1ce+FLAIR", steps=4)
     train(experiment, tmp_path / "whole")
-    cases = read_json(tmp_path / "whole" / "manifest.json")["cases"]
+    manifest = read_json(tmp_path / "whole" / "manifest.json")
+    weights = load_network(teacher).sha256
+    taught_by = {"weights_sha256": weights, "processor": manifest["processor"]["kind"], "precision": "fp32"}
+    assert manifest["teacher"] == taught_by
+    assert "teacher" not in read_json(teacher / "manifest.json")
+    assert manifest["citations"] == ["pmkl", "protokd", "mindgap", "brats"], "the alignment is its teacher's"
+    assert "Mind the Gap" in cite(tmp_path / "whole")
+    cases = manifest["cases"]
     assert cases["train"] == ["a", "b", "lacks-t1"]
     assert cases["taught"] == 2
     assert cases["before"]["train"], "what the teacher has learnt"

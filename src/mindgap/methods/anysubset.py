@@ -73,6 +73,6 @@ class AnySubsetRecipe(AbstractRecipe):
             architecture="fused",
             arguments=arguments,
             term_weights={"alignment": self.alignment_weight},
-            citations=("mindgap", "protokd"),
+            citations=("mindgap", "hemis", "protokd"),
             full_share=self.full_share,
         )

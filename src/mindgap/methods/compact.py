@@ -112,7 +112,7 @@ class CompactRecipe(AbstractRecipe):
             architecture="fused_unet",
             arguments=arguments,
             term_weights={"distillation": self.distillation_weight},
-            citations=("mindgap",),
+            citations=("mindgap", "hemis", "nnunet"),
             full_share=self.full_share,
             single_share=self.single_share,
             loss=self.loss,

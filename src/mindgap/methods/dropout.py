@@ -67,7 +67,7 @@ class DropoutRecipe(AbstractRecipe):
     def build(self, parts: Parts) -> ModalityDropout:
         """Build from parts."""
         arguments = {"sequences": len(parts.subset), "width": parts.width, "maps": self.maps}
-        return _build("masked", arguments, parts, self.full_share, ("mindgap", "protokd"))
+        return _build("masked", arguments, parts, self.full_share, ("protokd",))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DynUNetRecipe(AbstractRecipe):
     def build(self, parts: Parts) -> ModalityDropout:
         """Build from parts."""
         arguments = {"sequences": len(parts.subset), "width": parts.width}
-        return _build("dynunet", arguments, parts, self.full_share, ("monai",))
+        return _build("dynunet", arguments, parts, self.full_share, ("monai", "nnunet"))
 
 
 def _build(

@@ -31,6 +31,7 @@ _FACTS = (
     "subset",
     "split",
     "cases",
+    "teacher",
     "best",
     "seconds",
     "seconds_of_last_call",
