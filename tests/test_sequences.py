@@ -14,6 +14,7 @@ from mindgap.sequences import (
     sequence_from_alias,
     sequence_from_filename,
     split_filename,
+    subset_from_names,
 )
 
 
@@ -204,3 +205,10 @@ def test_the_name_of_the_case_is_no_sequence_before_another():
     assert read_filenames(["T2study_01_t1", "T2study_01_flair"])["T2study_01_t1"].sequence is Sequence.T1
     assert read_filenames(["flair_01_t1"], "flair_01")["flair_01_t1"].sequence is Sequence.T1
     assert read_filenames(["ct_7_t1", "ct_7_t2"])["ct_7_t1"].sequence is Sequence.T1
+
+
+def test_names_of_columns_are_all_read_or_none():
+    assert all(subset_from_names(map(str, subset)) == subset for subset in SUBSETS)
+    for names in (["T1", "SWI"], ["T2", "T1"], ["T1", "t1n"], []):
+        with pytest.raises(SettingError, match="each once and in this order"):
+            subset_from_names(names)

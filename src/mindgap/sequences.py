@@ -329,3 +329,24 @@ def parse_subsets(text: str) -> tuple[Subset, ...]:
 def format_subset(subset: Iterable[Sequence]) -> str:
     """The canonical name of a subset, "T1+T2+FLAIR"."""
     return "+".join(str(sequence) for sequence in make_subset(subset))
+
+
+def subset_from_names(names: Iterable[str]) -> Subset:
+    """Read the sequences that a file says the columns of an array are: none may be passed over, or columns shift.
+
+    Raises:
+        SettingError: One is unknown, stands there twice or out of order, or there is none.
+
+    Example:
+        >>> format_subset(subset_from_names(["T1", "FLAIR"]))
+        'T1+FLAIR'
+    """
+    names = list(names)
+    found = [sequence_from_alias(name) for name in names]
+    known = tuple(sequence for sequence in SEQUENCES if sequence in found)
+    if not found or tuple(found) != known:
+        raise SettingError(
+            f"expected sequences among {', '.join(map(str, SEQUENCES))}, each once and in this order, found "
+            f"{', '.join(map(repr, names)) or 'none'}."
+        )
+    return known

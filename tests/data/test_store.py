@@ -196,6 +196,16 @@ def test_what_is_no_store_is_refused(tmp_path, cohort_folder):
         open_store(tmp_path / "store")
 
 
+def test_a_store_whose_columns_cannot_be_placed_is_refused(tmp_path, cohort_folder):
+    _prepare(cohort_folder, tmp_path / "store")
+    index = tmp_path / "store" / "store.json"
+    value = json.loads(index.read_text())
+    value["cases"][0]["sequences"][1] = "SWI"
+    index.write_text(json.dumps(value))
+    with pytest.raises(SettingError, match=r"store\.json: expected sequences .* found 'T1', 'SWI'.*Prepare the data"):
+        open_store(tmp_path / "store")
+
+
 def test_a_store_may_be_moved(tmp_path, cohort_folder):
     store = _prepare(cohort_folder, tmp_path / "store")
     codes = np.array(store.read("P01"))

@@ -27,6 +27,14 @@ def test_a_newer_format_is_refused(saved):
         read_card(saved[0])
 
 
+@pytest.mark.parametrize("names", [["T1", "SWI", "FLAIR"], ["FLAIR", "T1"], ["T1", "T1"], []])
+def test_columns_that_cannot_be_placed_are_refused(saved, names):
+    path = saved[0] / MODEL_CARD
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sequences": names}))
+    with pytest.raises(MindgapError, match=r"model\.json: expected sequences among T1, T2, T1ce, FLAIR, each once"):
+        read_card(saved[0])
+
+
 def test_a_model_folder_loads_its_weights_when_asked_and_no_others(saved, tmp_path):
     _, network, card = saved
     save_network(tmp_path / "m", network, card)

@@ -21,7 +21,7 @@ from mindgap.data.codes import CodeKind, encode
 from mindgap.data.prepared import Box, Preparation, PreparedCase, join_boxes
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import read_json, sha256_of, write_aside, write_json
-from mindgap.sequences import Subset, make_subset, sequence_from_alias
+from mindgap.sequences import Subset, make_subset, subset_from_names
 
 FORMAT = 1
 INDEX = "store.json"
@@ -190,7 +190,7 @@ def open_store(folder: Path) -> Store:
     """Read the index of a prepared cohort.
 
     Raises:
-        SettingError: The folder is no store.
+        SettingError: The folder is no store, or one of another format or with other sequences.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -203,7 +203,10 @@ def open_store(folder: Path) -> Store:
         raise SettingError(
             f"{path} has format {value.get('format')}, this version reads {FORMAT}: prepare the data again."
         )
-    cases = [_entry(item) for item in value["cases"]]
+    try:
+        cases = [_entry(item) for item in value["cases"]]
+    except SettingError as error:
+        raise SettingError(f"{path}: {error} Prepare the data again, or update mindgap.") from error
     return Store(
         folder=folder,
         preparation=Preparation.from_plain(value["preparation"]),
@@ -220,10 +223,9 @@ def _plain(case: StoredCase) -> dict[str, Any]:
 
 
 def _entry(value: dict[str, Any]) -> StoredCase:
-    sequences = [sequence_from_alias(name) for name in value["sequences"]]
     return StoredCase(
         case_id=value["case_id"],
-        sequences=make_subset(sequence for sequence in sequences if sequence is not None),
+        sequences=subset_from_names(value["sequences"]),
         boxes=tuple(tuple(tuple(pair) for pair in box) for box in value["boxes"]),  # type: ignore[misc]
         shape=tuple(value["shape"]),
         spacing_mm=tuple(value["spacing_mm"]),

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mindgap.errors import MindgapError
+from mindgap.errors import MindgapError, SettingError
 from mindgap.files import read_json, sha256_of
 from mindgap.regions import Head
-from mindgap.sequences import Subset, make_subset, sequence_from_alias
+from mindgap.sequences import Subset, subset_from_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,7 +123,7 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
         The card and the SHA-256 the weights have to have.
 
     Raises:
-        MindgapError: The folder holds no model, half of one, or one of a newer format.
+        MindgapError: The folder holds no model, half of one, one of a newer format, or one of other sequences.
     """
     path = folder / MODEL_CARD
     if not path.is_file():
@@ -134,11 +134,10 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
     if value.get("format") != FORMAT:
         raise MindgapError(f"{path} has format {value.get('format')}; this version reads {FORMAT}. Update mindgap.")
     try:
-        sequences = [sequence_from_alias(name) for name in value["sequences"]]
         card = ModelCard(
             architecture=value["architecture"],
             arguments=value["arguments"],
-            sequences=make_subset(sequence for sequence in sequences if sequence is not None),
+            sequences=subset_from_names(value["sequences"]),
             preparation=value["preparation"],
             crop=value["crop"],
             method=value["method"],
@@ -149,6 +148,8 @@ def read_card(folder: Path) -> tuple[ModelCard, str]:
         return card, value["sha256"]
     except KeyError as error:
         raise MindgapError(f"{path} lacks {error}: copy the whole folder of the run again.") from error
+    except SettingError as error:
+        raise MindgapError(f"{path}: {error} Copy the whole folder of the run again, or update mindgap.") from error
 
 
 def head_of(architecture: str, arguments: Mapping[str, Any]) -> Head:
