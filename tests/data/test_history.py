@@ -1,4 +1,7 @@
-from mindgap.data.history import History, history_of, together
+import pytest
+
+from mindgap.data.history import History, cases_of, history_of, together
+from mindgap.errors import MindgapError
 from mindgap.files import write_json
 from mindgap.inference.shipped import model_folder
 from mindgap.runfiles import MANIFEST
@@ -15,6 +18,14 @@ def test_a_network_has_learnt_what_those_before_it_have(tmp_path):
     assert history_of(second).known == frozenset("abcvw")
     assert together([first, second]) == history_of(second)
     assert together([]) == history_of(tmp_path / "elsewhere") == History()
+
+
+@pytest.mark.parametrize("manifest", [{}, {"cases": None}, []])
+def test_a_manifest_without_cases_says_how_to_mend_it(tmp_path, manifest):
+    write_json(tmp_path / MANIFEST, manifest)
+    for reader in (cases_of, history_of):
+        with pytest.raises(MindgapError, match=r"manifest\.json does not say which cases.*copy the whole folder"):
+            reader(tmp_path)
 
 
 def test_the_network_in_the_box_has_learnt_the_cases_of_its_cross_validation():

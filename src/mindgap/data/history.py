@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mindgap.errors import MindgapError
 from mindgap.files import read_json
 from mindgap.runfiles import CONFIDENCE, MANIFEST
 
@@ -35,6 +37,26 @@ class History:
         return {"train": sorted(self.learnt), "validation": sorted(self.chose)}
 
 
+def cases_of(folder: Path) -> dict[str, Any]:
+    """The cases that a run names in its manifest: those it learnt from, was chosen by, and is to be judged by.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        MindgapError: The manifest is missing, damaged, or not that of a training.
+    """
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    cases = manifest.get("cases") if isinstance(manifest, dict) else None
+    if not isinstance(cases, dict):
+        raise MindgapError(
+            f"{path} does not say which cases the network learnt from: copy the whole folder of the run again, or "
+            "train anew."
+        )
+    return cases
+
+
 def history_of(folder: Path) -> History:
     """The history of the network in a run folder, or of one that comes with the package.
 
@@ -43,9 +65,12 @@ def history_of(folder: Path) -> History:
     Args:
         folder: With the manifest of the run; without one, what was measured by cross-validation names the cases that
             the members have learnt.
+
+    Raises:
+        MindgapError: The manifest names no cases.
     """
     if (folder / MANIFEST).is_file():
-        cases = read_json(folder / MANIFEST)["cases"]
+        cases = cases_of(folder)
         return _of(cases) | _of(cases.get("before", {}))
     if (folder / CONFIDENCE).is_file():
         known = read_json(folder / CONFIDENCE)
