@@ -121,6 +121,19 @@ def test_weight_decay_does_not_move_the_anchor_weights(optimiser):
     assert not torch.equal(network.predictor.head.weight.detach(), kernel)
 
 
+def test_weight_decay_does_not_move_what_an_anchor_learns_beside_the_network():
+    method = build(anchor="normal_medmap")
+    network = method.networks["anchor"]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1.0)
+    stepper = make_optimiser(Optimisation(learning_rate=1e-2, weight_decay=0.5), method, method.players[0])
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    stepper.step()
+    assert [float(p) for p in network.parameters()] == [1.0, 1.0]
+
+
 def test_one_sequence_trains_without_anchor(make_batch, take_step):
     terms, gradients, _ = take_step(build("T2", anchor="none"), make_batch())
     assert set(terms) == {"cross_entropy", "dice"}

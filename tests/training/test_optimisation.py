@@ -67,7 +67,15 @@ def test_the_average_is_no_view_of_the_network():
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"learning_rate": 0.0}, {"weight_decay": -1.0}, {"clip": -1.0}, {"average": 1.0}, {"average": -0.1}]
+    "numbers",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"weight_decay": -1.0},
+        {"clip": -1.0},
+        {"average": 1.0},
+        {"average": -0.1},
+    ],
 )
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(SettingError):

@@ -29,6 +29,11 @@ def brain_distance(
 
     Returns:
         One value per case, at least 0.
+
+    Reference:
+        The squared distance of Liu et al., Mind the Gap, 2024, section III-B, https://arxiv.org/abs/2409.19366.
+        We differ: a mean over channels and brain voxels, where the paper says nothing and the authors' public code
+        (github.com/T-Y-Liu/MedMAP) takes the mean over all voxels: the background is alike in all sequences.
     """
     count = brain.sum((1, 2, 3, 4)).clamp_min(1) * latent.shape[1]
     return _masked_square(latent.float(), anchor.float(), brain.float()) / count
@@ -183,6 +188,10 @@ def align_input_to_normal(
 
     Returns:
         One value per case; not a divergence (v stands where log v belongs).
+
+    Reference:
+        The authors' public code (github.com/T-Y-Liu/MedMAP, its first version, April 2025), in our own words.
+        We differ: v is the exponential of what is learnt, and a sequence that is absent counts nowhere.
     """
     variance = log_variance.float().exp()
     shown = present.to(image.device, non_blocking=True)[:, :, None, None, None]
@@ -245,6 +254,10 @@ def align_by_precision(
 
     Returns:
         One value per case.
+
+    Reference:
+        Ours, after Liu et al., Mind the Gap, 2024, section III-B, https://arxiv.org/abs/2409.19366, whose printed P_*
+        has free weights and no barrier.
     """
     share = present.float().to(brain.device, non_blocking=True)
     w = len(latents) * weights.float()
@@ -274,7 +287,8 @@ def align_to_released_mixture(
         One value per case.
 
     Reference:
-        The authors' public code (MedMAP, April and July 2025), in our own words.
+        The authors' public code (github.com/T-Y-Liu/MedMAP, April and July 2025), in our own words.
+        We differ: distances are means over brain voxels (:func:`brain_distance`).
     """
     held = [latent if anchor_gradient else latent.detach() for latent in latents]
     anchor = torch.stack([w * z.float() for w, z in zip(weights.float(), held, strict=True)]).sum(0)
@@ -285,7 +299,16 @@ def align_to_released_mixture(
 def mixture_anchor(
     latents: Latents, weights: Float[Tensor, " J"], present: Bool[Tensor, "B J"]
 ) -> Float[Tensor, "B C i j k"]:
-    """The barycentre of the present latents (stop-gradient on them, not on the weights)."""
+    r"""The barycentre of the present latents, $A = \sum_j s_j\,\mathrm{sg}(Z_j)$; the gradient reaches s, not Z.
+
+    Args:
+        latents: One per sequence.
+        weights: s, positive; renormalised over the present sequences.
+        present: Which sequences each case has.
+
+    Reference:
+        As :func:`align_to_mixture`.
+    """
     share = _shares(weights, present, latents[0].device)
     anchor = torch.zeros_like(latents[0], dtype=torch.float32)
     for j, latent in enumerate(latents):

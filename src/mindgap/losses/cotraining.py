@@ -105,6 +105,15 @@ def gram_matrix(style: Float[Tensor, "B C i j k"]) -> Float[Tensor, "BC BC"]:
     r"""Products of all channels of all cases, $G = XX^\top/(B\,C\,|V|)$ with one row of X per channel of a case.
 
     Rows of different cases meet, so that the matrix couples the batch.
+
+    Args:
+        style: Maps of all cases.
+
+    Returns:
+        One symmetric matrix for the batch.
+
+    Reference:
+        As :func:`sigmoid_dice_loss`.
     """
     with torch.autocast(style.device.type, enabled=False):
         x = style.float().flatten(2).flatten(0, 1)  # BC V

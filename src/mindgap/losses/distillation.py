@@ -54,7 +54,21 @@ def distillation_mask(
     teacher: Float[Tensor, "B C i j k"],
     target: Integer[Tensor, "B i j k"],
 ) -> Float[Tensor, "B i j k"]:
-    """PMKL's mask: how much better the teacher is, where its answer is right; 0 where it is wrong."""
+    r"""PMKL's mask: how much better the teacher is, where its answer is right; 0 where it is wrong.
+
+    $m_v = \mathrm{relu}(CE^s_v - CE^t_v)\,[\arg\max t_v = y_v]$ with $CE_v = -\log\mathrm{clip}(p_{v,y_v}, .005, 1)$.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the frozen teacher.
+        target: Reference classes.
+
+    Returns:
+        Nats per voxel, at least 0.
+
+    Reference:
+        As :func:`regularised_distillation`.
+    """
     ahead = F.relu(_cross_entropy(student, target) - _cross_entropy(teacher, target))
     return ahead * (teacher.argmax(1) == target)
 
@@ -189,6 +203,12 @@ def similarity_maps(feature: Float[Tensor, "B C i j k"], masks: Float[Tensor, "B
     Args:
         feature: Features, in float32 from here on.
         masks: 1 where a voxel is of class k, else 0; V = i j k.
+
+    Returns:
+        Cosines in [-1, 1].
+
+    Reference:
+        As :func:`prototype_distillation`, with 1e-5 where its public code has it.
     """
     f = feature.float().flatten(2)  # B C V
     prototypes = torch.einsum("bcv,bkv->bkc", f, masks) / (masks.sum(2, keepdim=True) + _SMALL)

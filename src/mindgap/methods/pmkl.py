@@ -3,7 +3,9 @@
 Reference:
     Chen et al., Learning With Privileged Multimodal Knowledge for Unimodal Segmentation, IEEE TMI 2022. We differ, as
     Mind the Gap does: teacher and student are VNets, Adam optimises, there are four classes, and a student of several
-    sequences sees them as channels instead of one sequence four times. The image term pools to 2^3, where the released
+    sequences sees them as channels instead of one sequence four times. Cross-entropy and Dice are ProtoKD's, as those
+    of all students here; PMKL's own cross-entropy clips probabilities at .005 and is a mean over voxels, not one
+    divided by the weights. Weight decay of the optimiser stands for its L2 term on kernels. The image term pools to 2^3, where the released
     code pools with a stride of 1; the pixel term of a batch in which the teacher is nowhere better than the student is
     0, where the released code divides 0 by 0.
 """

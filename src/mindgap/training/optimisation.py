@@ -42,7 +42,7 @@ class Optimisation:
     average: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.clip < 0:
+        if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.clip >= 0):
             raise SettingError("learning_rate has to be above 0, weight_decay and clip at least 0.")
         if not 0 <= self.average < 1:
             raise SettingError(f"average is {self.average}: choose 0 (off) to below 1, such as 0.99.")
@@ -55,7 +55,7 @@ def make_optimiser(settings: Optimisation, method: AbstractMethod, player: Playe
         for name in player.networks
         for group in parameter_groups(
             method.networks[name],
-            weight_decay=settings.weight_decay,
+            weight_decay=0.0 if name == "anchor" else settings.weight_decay,  # all of it belongs to the anchor
             anchor_learning_rate_factor=settings.anchor_learning_rate_factor,
         )
     ]
