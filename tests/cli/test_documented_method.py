@@ -43,7 +43,9 @@ def test_its_flags_are_explained(registered, capsys):
 def test_it_refuses_what_does_not_go_together(registered, fails, journey, tmp_path):
     words = ["train", "logits", "--data", str(journey.store), "--out", str(tmp_path / "run"), "--subset", "T1ce"]
     assert "name its run folder with --teacher" in fails(words)
-    assert "logit_weight" in fails([*words, "--teacher", str(journey.teacher), "--logit-weight", "-1"])
+    assert "--logit-weight is -1: it has to be at least 0" in fails(
+        [*words, "--teacher", str(journey.teacher), "--logit-weight", "-1"]
+    )
 
 
 def test_it_trains_and_segments(registered, journey, tmp_path):

@@ -14,8 +14,6 @@ from mindgap.methods.base import AbstractRecipe, Parts, demand_weights
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.methods.teacher import AlignedTeacher
 from mindgap.networks.build import build_network
-from mindgap.sequences import Subset
-from mindgap.shapes import Bool
 
 
 @dataclass
@@ -40,10 +38,6 @@ class AnySubset(AlignedTeacher):
         with torch.autocast(seen.image.device.type, enabled=False):
             weights, brain = output.features["sequence_weights"], output.features["brain"]
             return terms | {"alignment": align_to_mixture(output.latents, weights, seen.present, brain)}
-
-    def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
-        """Every case that has any of the sequences."""
-        return available[:, [sequences.index(sequence) for sequence in self.subset]].any(1)
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,9 @@ class AbstractMethod(ABC):
         return self.term_weights
 
     def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
-        """Which cases this method can learn from: those that hold every sequence of its subset."""
-        columns = [sequences.index(sequence) for sequence in self.subset]
-        return available[:, columns].all(1)
+        """Which cases this method can learn from: those that hold every sequence of its subset; any, if any will do."""
+        chosen = available[:, [sequences.index(sequence) for sequence in self.subset]]
+        return chosen.any(1) if self.any_subset else chosen.all(1)
 
     def teacher_cases(self, available: Bool[Tensor, "N J"], sequences: Subset) -> int:
         """How many cases the teacher can say something about; 0 without a teacher."""

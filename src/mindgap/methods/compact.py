@@ -14,8 +14,6 @@ from mindgap.losses.segmentation import region_terms, segmentation_terms, soft_t
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts, demand_weights
 from mindgap.methods.dropout import FULL_SHARE, check_full_share
 from mindgap.networks.build import build_network
-from mindgap.sequences import Subset
-from mindgap.shapes import Bool
 
 Loss = Literal["regions", "classes"]
 
@@ -55,10 +53,6 @@ class Compact(AbstractMethod):
         both = [terms_of(logits, batch.target) for logits in (whole, partial)]
         terms = {name: (both[0][name] + both[1][name]) / 2 for name in both[0]}
         return terms | {"distillation": soft_target_loss(partial, whole)}
-
-    def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
-        """Every case that has any of the sequences."""
-        return available[:, [sequences.index(sequence) for sequence in self.subset]].any(1)
 
 
 @dataclass(frozen=True)

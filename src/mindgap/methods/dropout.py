@@ -12,8 +12,6 @@ from mindgap.errors import SettingError
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Parts
 from mindgap.networks.build import build_network
-from mindgap.sequences import Subset
-from mindgap.shapes import Bool
 
 FULL_SHARE = 0.2
 """Share of rows that keep all their sequences, the same for every method that draws subsets, so that they compare."""
@@ -46,10 +44,6 @@ class ModalityDropout(AbstractMethod):
         assert batch.target is not None
         seen = batch.select(self.subset).drop(self.full_share)
         return segmentation_terms(self.networks["segmenter"](seen.image, seen.present).logits, batch.target)
-
-    def usable(self, available: Bool[Tensor, "N J"], sequences: Subset) -> Bool[Tensor, " N"]:
-        """Every case that has any of the sequences."""
-        return available[:, [sequences.index(sequence) for sequence in self.subset]].any(1)
 
 
 @dataclass(frozen=True)

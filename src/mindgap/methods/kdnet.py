@@ -7,12 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mindgap.batch import Batch, Output
+from mindgap.batch import Output
 from mindgap.errors import SettingError
 from mindgap.losses.distillation import bottleneck_distillation, softened_distillation
-from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, demand_temperature, demand_weights, freeze
-from mindgap.methods.student import Student, demand_teacher, hear
+from mindgap.methods.student import Lesson, Student, demand_teacher, hear
 from mindgap.networks.build import build_network
 
 _DEEPEST = 16
@@ -36,24 +35,19 @@ class KdNet(Student):
     """
 
     temperature: float = 5.0
+    distilled = ("softened_distillation", "bottleneck_distillation")
 
-    def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
-        """Segmentation terms, "softened_distillation" and "bottleneck_distillation"."""
-        assert batch.target is not None
-        seen = batch.select(self.subset)
-        student: Output = self.networks["segmenter"](seen.image, seen.present)
-        terms = segmentation_terms(student.logits, batch.target)
-        lesson = self.lesson(batch)
-        if lesson is None:
-            zero = terms["dice"].new_zeros(())
-            return terms | {"softened_distillation": zero, "bottleneck_distillation": zero}
-        terms["softened_distillation"] = softened_distillation(
-            lesson.taught(student.logits), lesson.teacher.logits, temperature=self.temperature
-        )
-        terms["bottleneck_distillation"] = bottleneck_distillation(
-            lesson.taught(student.features["bottleneck"]), lesson.teacher.features["bottleneck"]
-        )
-        return terms
+    def distil(self, student: Output, lesson: Lesson) -> dict[str, Tensor]:
+        """Between the logits, and between the deepest features."""
+        teacher = lesson.teacher
+        return {
+            "softened_distillation": softened_distillation(
+                lesson.taught(student.logits), teacher.logits, temperature=self.temperature
+            ),
+            "bottleneck_distillation": bottleneck_distillation(
+                lesson.taught(student.features["bottleneck"]), teacher.features["bottleneck"]
+            ),
+        }
 
 
 @dataclass(frozen=True)

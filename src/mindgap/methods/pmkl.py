@@ -5,9 +5,9 @@ Reference:
     Mind the Gap does: teacher and student are VNets, Adam optimises, there are four classes, and a student of several
     sequences sees them as channels instead of one sequence four times. Cross-entropy and Dice are ProtoKD's, as those
     of all students here; PMKL's own cross-entropy clips probabilities at .005 and is a mean over voxels, not one
-    divided by the weights. Weight decay of the optimiser stands for its L2 term on kernels. The image term pools to 2^3, where the released
-    code pools with a stride of 1; the pixel term of a batch in which the teacher is nowhere better than the student is
-    0, where the released code divides 0 by 0.
+    divided by the weights. Weight decay of the optimiser stands for its L2 term on kernels. The image term pools to
+    2^3, where the released code pools with a stride of 1; the pixel term of a batch in which the teacher is nowhere
+    better than the student is 0, where the released code divides 0 by 0.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mindgap.batch import Batch, Output
+from mindgap.batch import Output
 from mindgap.losses.distillation import contrastive_distillation, regularised_distillation
-from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, Player, demand_temperature, demand_weights, freeze
-from mindgap.methods.student import Student, demand_teacher, hear
+from mindgap.methods.student import Lesson, Student, demand_teacher, hear
 from mindgap.networks.build import build_network
 from mindgap.networks.heads import ContrastiveHead
 
@@ -36,27 +35,26 @@ class Pmkl(Student):
     """
 
     temperature: float = 10.0
+    distilled = ("pixel_distillation", "image_distillation")
 
-    def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
-        """Segmentation terms, "pixel_distillation" and "image_distillation"."""
-        assert batch.target is not None
-        seen = batch.select(self.subset)
-        student: Output = self.networks["segmenter"](seen.image, seen.present)
-        terms = segmentation_terms(student.logits, batch.target)
-        lesson = self.lesson(batch)
-        if lesson is None:
-            # every network takes part in every step, or other processes would wait for its gradients
-            heads = [p for name in ("student_head", "teacher_head") for p in self.networks[name].parameters()]
-            zero = torch.stack([(p * 0).sum() for p in (student.logits.float(), *heads)]).sum()
-            return terms | {"pixel_distillation": zero, "image_distillation": zero}
-        terms["pixel_distillation"] = regularised_distillation(
-            lesson.taught(student.logits), lesson.teacher.logits, lesson.target, temperature=self.temperature
-        )
-        terms["image_distillation"] = contrastive_distillation(
-            self.networks["student_head"](lesson.taught(student.features["feature"])),
-            self.networks["teacher_head"](lesson.teacher.features["feature"]),
-        )
-        return terms
+    def distil(self, student: Output, lesson: Lesson) -> dict[str, Tensor]:
+        """Between the logits, and between embeddings of the full-resolution features."""
+        teacher = lesson.teacher
+        return {
+            "pixel_distillation": regularised_distillation(
+                lesson.taught(student.logits), teacher.logits, lesson.target, temperature=self.temperature
+            ),
+            "image_distillation": contrastive_distillation(
+                self.networks["student_head"](lesson.taught(student.features["feature"])),
+                self.networks["teacher_head"](teacher.features["feature"]),
+            ),
+        }
+
+    def untaught(self, student: Output) -> dict[str, Tensor]:
+        """Zeros that both heads take part in, or other processes would wait for their gradients."""
+        heads = [p for name in ("student_head", "teacher_head") for p in self.networks[name].parameters()]
+        zero = torch.stack([(p * 0).sum() for p in (student.logits.float(), *heads)]).sum()
+        return dict.fromkeys(self.distilled, zero)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mindgap.batch import Batch, Output
+from mindgap.batch import Output
 from mindgap.losses.distillation import elementwise_distillation, prototype_distillation
-from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractRecipe, Parts, demand_temperature, demand_weights, freeze
-from mindgap.methods.student import Student, demand_teacher, hear
+from mindgap.methods.student import Lesson, Student, demand_teacher, hear
 from mindgap.networks.build import build_network
 
 
@@ -32,24 +31,19 @@ class ProtoKd(Student):
     """
 
     temperature: float = 10.0
+    distilled = ("elementwise_distillation", "prototype_distillation")
 
-    def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
-        """Segmentation terms, "elementwise_distillation" and "prototype_distillation"."""
-        assert batch.target is not None
-        seen = batch.select(self.subset)
-        student: Output = self.networks["segmenter"](seen.image, seen.present)
-        terms = segmentation_terms(student.logits, batch.target)
-        lesson = self.lesson(batch)
-        if lesson is None:
-            zero = terms["dice"].new_zeros(())
-            return terms | {"elementwise_distillation": zero, "prototype_distillation": zero}
-        terms["elementwise_distillation"] = elementwise_distillation(
-            lesson.taught(student.logits), lesson.teacher.logits, temperature=self.temperature
-        )
-        terms["prototype_distillation"] = prototype_distillation(
-            lesson.taught(student.features["feature"]), lesson.teacher.features["feature"], lesson.target
-        )
-        return terms
+    def distil(self, student: Output, lesson: Lesson) -> dict[str, Tensor]:
+        """Between the logits, and between likenesses to class prototypes."""
+        teacher = lesson.teacher
+        return {
+            "elementwise_distillation": elementwise_distillation(
+                lesson.taught(student.logits), teacher.logits, temperature=self.temperature
+            ),
+            "prototype_distillation": prototype_distillation(
+                lesson.taught(student.features["feature"]), teacher.features["feature"], lesson.target
+            ),
+        }
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mindgap.batch import Batch, Output
 from mindgap.errors import SettingError
+from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.base import AbstractMethod, Parts, rows_where_all
 from mindgap.networks.card import TrainedNetwork
 from mindgap.regions import CLASS_COUNT
@@ -45,9 +48,28 @@ class Student(AbstractMethod):
 
     Attributes:
         teacher_subset: Columns the teacher takes.
+        distilled: Names of the terms of :meth:`distil`.
     """
 
     teacher_subset: Subset = ()
+    distilled: ClassVar[tuple[str, ...]] = ()
+
+    def terms(self, player: str, batch: Batch) -> dict[str, Tensor]:
+        """Segmentation terms, and what the teacher teaches or, where it can say nothing, zeros."""
+        assert batch.target is not None
+        seen = batch.select(self.subset)
+        student: Output = self.networks["segmenter"](seen.image, seen.present)
+        lesson = self.lesson(batch)
+        taught = self.untaught(student) if lesson is None else self.distil(student, lesson)
+        return segmentation_terms(student.logits, batch.target) | taught
+
+    @abstractmethod
+    def distil(self, student: Output, lesson: Lesson) -> dict[str, Tensor]:
+        """Terms between what student and teacher say about the cases of a lesson."""
+
+    def untaught(self, student: Output) -> dict[str, Tensor]:
+        """The terms of :meth:`distil` for a batch on which the teacher can say nothing: 0."""
+        return dict.fromkeys(self.distilled, student.logits.new_zeros((), dtype=torch.float32))
 
     def lesson(self, batch: Batch) -> Lesson | None:
         """Ask the teacher about the rows that hold all its sequences; None where no row does."""

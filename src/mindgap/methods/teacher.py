@@ -51,10 +51,10 @@ class AlignedTeacher(AbstractMethod):
         return terms if alignment is None else terms | {"alignment": alignment}
 
     def usable(self, available: Tensor, sequences: tuple[Sequence, ...]) -> Tensor:
-        """Complete cases, or with ``incomplete`` every case that has any sequence of the subset."""
+        """Complete cases, or with ``incomplete`` and for any subset every case that has any of the sequences."""
         columns = [sequences.index(sequence) for sequence in self.subset]
         chosen = available[:, columns]
-        return chosen.any(1) if self.incomplete else chosen.all(1)
+        return chosen.any(1) if self.incomplete or self.any_subset else chosen.all(1)
 
     def diagnose(self, network: nn.Module, batches: Iterable[Batch]) -> Diagnosis:
         """As :func:`diagnose_latents` has it."""
