@@ -57,6 +57,8 @@ WITHOUT_TORCH = (
     "mindgap.cli.dicom_input",
     "mindgap.cli.raw_input",
     "mindgap.cli.picture",
+    "mindgap.training.stopping",
+    "mindgap.study.execute",
 )
 
 _HIDE = """

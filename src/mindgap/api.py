@@ -22,7 +22,7 @@ from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawOptions
 from mindgap.data.splits import find_split
 from mindgap.data.store import Store
-from mindgap.errors import SettingError
+from mindgap.errors import Interrupted, SettingError
 from mindgap.files import PathLike, read_json, write_text
 from mindgap.inference.cohort import Outcome, segment_cases
 from mindgap.inference.evaluate import evaluate, evaluation_folder
@@ -41,7 +41,7 @@ from mindgap.sequences import format_subset, parse_subset
 
 if TYPE_CHECKING:
     from mindgap.report.sheet import SheetCase
-    from mindgap.session import Interrupted, TrainingResult, train
+    from mindgap.session import TrainingResult, train
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what was just done)."""
@@ -65,7 +65,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what training takes when it is first asked for."""
-    if name in ("Interrupted", "TrainingResult", "train"):
+    if name in ("TrainingResult", "train"):
         return getattr(importlib.import_module("mindgap.session"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -26,6 +26,10 @@ class InputError(MindgapError):
         super().__init__(f"{case}: expected {expected}, found {found}. To mend: {mend}.")
 
 
+class Interrupted(MindgapError):
+    """A training, or a study, was asked to stop, and saved what it had."""
+
+
 class MemoryShort(MindgapError):
     """A step, or a case, did not fit into memory."""
 

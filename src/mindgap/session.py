@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mindgap.data.codes import encode
 from mindgap.data.resident import ResidentCases
 from mindgap.data.store import Store, open_store
-from mindgap.errors import MindgapError
+from mindgap.errors import Interrupted, MindgapError
 from mindgap.evaluation.latents import gap_metrics
 from mindgap.evaluation.threshold import fit_thresholds, thresholds_to_plain
 from mindgap.experiment import (
@@ -49,7 +49,8 @@ from mindgap.training.checkpoint import load_newest, refuse_existing, save_check
 from mindgap.training.folder import RunFolder
 from mindgap.training.loop import Training
 from mindgap.training.optimisation import blend_states
-from mindgap.training.processes import agree_to_stop, leave, make_accelerator, stop_request
+from mindgap.training.processes import agree_to_stop, leave, make_accelerator
+from mindgap.training.stopping import stop_request
 from mindgap.training.turn import alone_in
 from mindgap.training.validation import mean_scores, validate
 
@@ -59,10 +60,6 @@ Progress = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, what: str) -> None:
     """Report nothing."""
-
-
-class Interrupted(MindgapError):
-    """A run was asked to stop, and saved what it had."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from mindgap.experiment import from_plain
-from mindgap.session import Interrupted, train
+from mindgap.errors import Interrupted
+from mindgap.session import train
 
 stop_at = int(sys.argv[3])
 

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, words: list[str], *, debug: bool) -> int:
-    from mindgap.errors import MindgapError
+    from mindgap.errors import Interrupted, MindgapError
     from mindgap.processor import calm_threads
 
     if verb not in VERBS:
@@ -91,7 +91,7 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         if debug:
             raise
         _complain(f"mindgap {verb}: {error}")
-        return 143 if type(error).__name__ == "Interrupted" else 2
+        return 143 if isinstance(error, Interrupted) else 2
     except KeyboardInterrupt as interrupt:
         if debug:
             raise

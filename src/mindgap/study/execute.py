@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from mindgap.errors import SettingError
+from mindgap.errors import Interrupted, SettingError
 from mindgap.files import read_json, write_json
 from mindgap.launch import Job, Resources, launch, states
 from mindgap.processor import calm_threads, cpu_count
 from mindgap.runfiles import TERMS, read_lines
-from mindgap.session import Interrupted
 from mindgap.study.grid import Run
 from mindgap.study.keep import (
     ORDERS,
@@ -31,7 +30,7 @@ from mindgap.study.keep import (
     refuse_other_cohort,
 )
 from mindgap.study.scale import Place, Scale, commands_of
-from mindgap.training.processes import stop_request
+from mindgap.training.stopping import stop_request
 
 Progress = Callable[[int, int, str], None]
 _LOG = "study.log"
