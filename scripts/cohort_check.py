@@ -28,8 +28,9 @@ import torch
 from mindgap.data.prepared import Preparation
 from mindgap.files import sha256_of
 from mindgap.inference.status import read_status
-from mindgap.networks import build_network
-from mindgap.networks.weights import ModelCard, save_network
+from mindgap.networks.build import build_network
+from mindgap.networks.card import ModelCard
+from mindgap.networks.weights import save_network
 from mindgap.runfiles import STATUS, read_lines
 from mindgap.sequences import SEQUENCES
 

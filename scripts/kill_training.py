@@ -164,11 +164,11 @@ def make_store(folder: Path) -> None:
         target = np.zeros(SHAPE, np.uint8)
         for half, class_ in ((6, 3), (4, 2), (2, 1)):
             target[tuple(slice(9 - half, 9 + half) for _ in range(3))] = class_
-        image = rng.uniform(-0.6, 0.1, (len(SEQUENCES), *SHAPE)).astype(np.float32) + 0.15 * target
+        image = rng.uniform(-0.6, 0.1, (len(SEQUENCES), *SHAPE)) + 0.15 * target
         box = tuple((0, n) for n in SHAPE)
         case = PreparedCase(
             case_id=case_id,
-            image=torch.from_numpy(image.clip(-0.99, 1)),
+            image=image.clip(-0.99, 1).astype(np.float32),
             sequences=SEQUENCES,
             boxes=(box,) * len(SEQUENCES),  # type: ignore[arg-type]
             target=target,
