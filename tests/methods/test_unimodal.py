@@ -22,8 +22,8 @@ def test_only_the_columns_of_the_subset_are_read(make_batch, take_step, assert_s
 
 
 def test_input_channels_follow_the_subset():
-    assert build("T1ce").networks["segmenter"].channels_in == 1
-    assert build("T1+T2+FLAIR").networks["segmenter"].channels_in == 3
+    assert build("T1ce").networks["segmenter"].encode1[0].in_channels == 1
+    assert build("T1+T2+FLAIR").networks["segmenter"].encode1[0].in_channels == 3
 
 
 def test_usable_cases_hold_the_whole_subset():

@@ -238,10 +238,8 @@ def align_by_precision(
     weights: Float[Tensor, " J"],
     present: Bool[Tensor, "B J"],
     brain: Bool[Tensor, "B 1 i j k"],
-    *,
-    beta: float = 1.0,
 ) -> Float[Tensor, " B"]:
-    r"""Weights as precisions: $\sum_j w_j d(Z_j, A) - \beta\sum_j\log w_j$, A the barycentre, w = J s.
+    r"""Weights as precisions: $\sum_j w_j d(Z_j, A) - \sum_j\log w_j$, A the barycentre, w = J s.
 
     The log keeps every weight off 0: a Gaussian maximum likelihood of the weights.
 
@@ -250,7 +248,6 @@ def align_by_precision(
         weights: s, positive shares that sum to 1.
         present: Which sequences each case has.
         brain: Voxels compared.
-        beta: Strength of the barrier.
 
     Returns:
         One value per case.
@@ -262,7 +259,7 @@ def align_by_precision(
     share = present.float().to(brain.device, non_blocking=True)
     w = len(latents) * weights.float()
     distances = sequence_distances(latents, mixture_anchor(latents, weights, present), brain)
-    return ((w * distances - beta * w.log()) * share).sum(1)
+    return ((w * distances - w.log()) * share).sum(1)
 
 
 def align_to_released_mixture(

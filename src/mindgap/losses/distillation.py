@@ -168,8 +168,6 @@ def prototype_distillation(
     student: Float[Tensor, "B C i j k"],
     teacher: Float[Tensor, "B D i j k"],
     target: Integer[Tensor, "B i j k"],
-    *,
-    classes: int = CLASS_COUNT,
 ) -> Float[Tensor, ""]:
     r"""ProtoKD's prototype term: voxels lie to the class means as they do in the teacher; couples the batch.
 
@@ -181,8 +179,7 @@ def prototype_distillation(
     Args:
         student: Full-resolution features of the student.
         teacher: Those of the frozen teacher; it may have other channels.
-        target: Reference classes in 0..classes-1; the background counts as one.
-        classes: Number of classes.
+        target: Reference classes in 0..3; the background counts as one.
 
     Returns:
         A number in [0, 4]; 0 is agreement.
@@ -191,7 +188,7 @@ def prototype_distillation(
         As :func:`elementwise_distillation`. We differ: the guard for no class.
     """
     with torch.autocast(student.device.type, enabled=False):
-        masks = torch.stack([target == label for label in range(classes)], dim=1).flatten(2).float()  # B K V
+        masks = torch.stack([target == label for label in range(CLASS_COUNT)], dim=1).flatten(2).float()  # B K V
         kept = (masks.sum(2) > 0).all(0).float()  # weights, not a choice: a GPU would be waited for to make one
         apart = similarity_maps(student, masks) - similarity_maps(teacher.detach(), masks)
         return (apart.square().mean((0, 2)) * kept).sum() / kept.sum().clamp_min(1.0)

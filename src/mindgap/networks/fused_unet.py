@@ -37,12 +37,11 @@ class FusedUNet(nn.Module):
         each: Whether the U-Net also sees every present sequence by itself.
         own_share: Of :class:`mindgap.networks.encoders.BrainNorm`.
         shared_norm: Whether latents are normalised with statistics shared by the sequences, or each with its own.
-        classes: Output channels.
 
     Shapes:
-        image (B, J, i, j, k), present (B, J) -> Output.logits (B, classes, i, j, k), J latents (B, C, i, j, k), the
-        features "feature" (B, w, i, j, k), "bottleneck", "brain", "sequence_weights" and "anchor_weights" as
-        :class:`mindgap.networks.fused.FusedNetwork`. Sides are multiples of 8.
+        image (B, J, i, j, k), present (B, J) -> Output.logits (B, 4, i, j, k), J latents (B, C, i, j, k), the
+        features "feature" (B, w, i, j, k), "bottleneck", and "brain" as :class:`mindgap.networks.fused.FusedNetwork`.
+        Sides are multiples of 8.
 
     Reference:
         Mean and variance over what is present: Havaei et al., HeMIS, MICCAI 2016, https://arxiv.org/abs/1607.05194;
@@ -60,7 +59,6 @@ class FusedUNet(nn.Module):
         each: bool = True,
         own_share: float = 0.0,
         shared_norm: bool = True,
-        classes: int = CLASS_COUNT,
     ) -> None:
         super().__init__()
         count, fine = sequences, latent_channels
@@ -75,7 +73,7 @@ class FusedUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(channels))
         skips = [2 * fine, *channels[1:-1]]
         self.decode = nn.ModuleList(_Unit(c + s, c) for c, s in zip(channels[:-1], skips, strict=True))
-        self.head = nn.Conv3d(width, classes, kernel_size=1)
+        self.head = nn.Conv3d(width, CLASS_COUNT, kernel_size=1)
 
     def forward(self, image: Float[Tensor, "B J i j k"], present: Bool[Tensor, "B J"]) -> Output:
         """Fuse what is present and segment."""
@@ -92,9 +90,7 @@ class FusedUNet(nn.Module):
         bottleneck = skips.pop()
         for up, decode in zip(reversed(self.up), reversed(self.decode), strict=True):  # from the coarsest
             maps = decode(torch.cat([up(maps), skips.pop()], dim=1))
-        uniform = image.new_full((self.sequences,), 1.0 / self.sequences, dtype=torch.float32)
         features = {"feature": maps, "bottleneck": bottleneck, "brain": shared_brain(brains.split(1, dim=1), present)}
-        features |= {"sequence_weights": uniform, "anchor_weights": uniform}
         return Output(self.head(maps), features=features, latents=latents.chunk(self.sequences, dim=1))
 
     def _fuse(self, latents: Float[Tensor, "B JC i j k"], present: Bool[Tensor, "B J"]) -> Float[Tensor, "B F i j k"]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mindgap.batch import Output, fill_absent
 from mindgap.networks.blocks import Convolution
+from mindgap.regions import CLASS_COUNT
 from mindgap.shapes import Bool, Float
 
 _GROUPS = 8
@@ -59,11 +60,10 @@ class SmuPath(nn.Module):
     Args:
         channels_in: Input channels.
         width: Channels at full resolution.
-        classes: Tumour classes, each with a sigmoid of its own.
         dropout: Of the map that content and style make for the decoder; off in eval mode.
 
     Shapes:
-        image (B, channels_in, i, j, k) -> Output.logits (B, classes, i, j, k) of head "sigmoid", features "feature"
+        image (B, channels_in, i, j, k) -> Output.logits (B, 3, i, j, k) of head "sigmoid", features "feature"
         (B, w, i, j, k), "content" and "style" (B, 8w, i/8, j/8, k/8). Sides are multiples of 8.
 
     Reference:
@@ -73,10 +73,9 @@ class SmuPath(nn.Module):
         background that enters no loss and no decision.
     """
 
-    def __init__(self, channels_in: int, *, width: int = 16, classes: int = 3, dropout: float = 0.2) -> None:
+    def __init__(self, channels_in: int, *, width: int = 16, dropout: float = 0.2) -> None:
         super().__init__()
         w = width
-        self.channels_in = channels_in
         self.stem, self.encode1 = Convolution(channels_in, w, kernel_size=3, padding=1), _blocks(1, w)
         self.down1, self.encode2 = _halve(w, 2 * w), _blocks(2, 2 * w)
         self.down2, self.encode3 = _halve(2 * w, 4 * w), _blocks(2, 4 * w)
@@ -86,7 +85,7 @@ class SmuPath(nn.Module):
         self.narrow1, self.decode1 = _pointwise(8 * w, 4 * w), _blocks(1, 4 * w)
         self.narrow2, self.decode2 = _pointwise(4 * w, 2 * w), _blocks(1, 2 * w)
         self.narrow3, self.decode3 = _pointwise(2 * w, w), _blocks(1, w)
-        self.head = _pointwise(w, classes)
+        self.head = _pointwise(w, CLASS_COUNT - 1)  # a sigmoid for each tumour class
 
     def forward(self, image: Float[Tensor, "B C i j k"], present: Bool[Tensor, "B J"] | None = None) -> Output:
         """Segment a batch; where ``present`` (one column per channel) is False the content is ignored."""

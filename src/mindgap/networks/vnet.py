@@ -20,10 +20,9 @@ class VNet(nn.Module):
     Args:
         channels_in: Input channels.
         width: Channels at full resolution.
-        classes: Output channels.
 
     Shapes:
-        image (B, channels_in, i, j, k) -> Output.logits (B, classes, i, j, k), features "feature" (B, w, i, j, k)
+        image (B, channels_in, i, j, k) -> Output.logits (B, 4, i, j, k), features "feature" (B, w, i, j, k)
         and "bottleneck" (B, 16w, i/16, j/16, k/16). Sides are multiples of 16.
 
     Reference:
@@ -31,10 +30,9 @@ class VNet(nn.Module):
         https://arxiv.org/abs/2303.09830 (after Milletari et al., V-Net, 3DV 2016).
     """
 
-    def __init__(self, channels_in: int, *, width: int = 16, classes: int = CLASS_COUNT) -> None:
+    def __init__(self, channels_in: int, *, width: int = 16) -> None:
         super().__init__()
         w = width
-        self.channels_in = channels_in
         self.encode1 = convolutions(1, channels_in, w)
         self.down1, self.encode2 = downsampling(w, 2 * w), convolutions(2, 2 * w, 2 * w)
         self.down2, self.encode3 = downsampling(2 * w, 4 * w), convolutions(3, 4 * w, 4 * w)
@@ -44,7 +42,7 @@ class VNet(nn.Module):
         self.up2, self.decode2 = upsampling(8 * w, 4 * w), convolutions(3, 4 * w, 4 * w)
         self.up3, self.decode3 = upsampling(4 * w, 2 * w), convolutions(2, 2 * w, 2 * w)
         self.up4, self.decode4 = upsampling(2 * w, w), convolutions(1, w, w)
-        self.head = nn.Conv3d(w, classes, kernel_size=1)
+        self.head = nn.Conv3d(w, CLASS_COUNT, kernel_size=1)
 
     def forward(self, image: Float[Tensor, "B C i j k"], present: Bool[Tensor, "B J"] | None = None) -> Output:
         """Segment a batch; where ``present`` (one column per channel) is False the content is ignored."""
