@@ -112,3 +112,11 @@ def test_the_mask_of_a_sigmoid_head_is_that_of_smunets_rule_wherever_it_is_sure(
     sure = (((s < 0.25) | (s > 0.75)).all(0) | (s[0] > 0.5)).numpy()
     assert np.array_equal(found[sure], rule[sure])
     assert not np.array_equal(found, rule)
+
+
+def test_what_holds_arrays_is_itself_and_no_other():
+    batch = make()
+    assert batch == batch
+    assert batch != make(), "the truth of an array has no single answer"
+    assert len({batch, make()}) == 2
+    assert Output(batch.image) != Output(batch.image.clone())

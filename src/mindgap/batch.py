@@ -15,7 +15,7 @@ from mindgap.sequences import Subset
 from mindgap.shapes import BACKGROUND, Bool, Float, Integer, Shaped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Cases on their way into a network.
 
@@ -131,7 +131,7 @@ def _at(choices: Sequence[tuple[bool, ...]], share: float) -> tuple[bool, ...]:
     return choices[min(int(share * len(choices)), len(choices) - 1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What a network says about a batch.
 

@@ -293,3 +293,9 @@ def test_skull_is_left_around_the_brain_and_in_every_sequence_that_is_there(imag
     assert bool((left[rim] >= LOWEST_BRAIN).all())
     levels = [left[2, column][rim[2, column]].mean() for column in range(2)]
     assert abs(float(levels[0] - levels[1])) > 1e-3, "each as bright as its sequence has it"
+
+
+def test_draws_are_compared_by_identity():
+    one = _drawn()
+    assert one != _drawn(), "the truth of an array has no single answer"
+    assert one == one

@@ -1,10 +1,12 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
-from mindgap.data.prepared import Preparation, join_boxes
+from mindgap.data.prepared import Placement, Preparation, PreparedCase, join_boxes
 from mindgap.errors import SettingError
+from mindgap.sequences import SEQUENCES
 
 
 def test_the_joint_box_is_the_smallest_around_all():
@@ -31,3 +33,11 @@ def test_impossible_percentiles_are_refused(percentiles):
 )
 def test_a_preparation_survives_json(preparation):
     assert Preparation.from_plain(json.loads(json.dumps(asdict(preparation)))) == preparation
+
+
+def test_a_prepared_case_is_compared_by_identity():
+    images = [np.zeros((1, 2, 2, 2), np.float32) for _ in range(2)]
+    box = ((0, 2), (0, 2), (0, 2))
+    placement = Placement((2, 2, 2), (0, 1, 2), (False, False, False), (2, 2, 2), box)
+    one, other = (PreparedCase("a", i, SEQUENCES[:1], (box,), None, placement, (1.0, 1.0, 1.0)) for i in images)
+    assert one != other, "the truth of an array has no single answer"

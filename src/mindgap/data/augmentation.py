@@ -106,7 +106,7 @@ def wide_augmentation() -> Augmentation:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws:
     """Everything random about one batch; B rows, J sequences.
 

@@ -77,7 +77,7 @@ class Placement:
     box: Box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedCase:
     """A case ready for a network.
 

@@ -21,7 +21,7 @@ from mindgap.shapes import Bool, Integer
 _TRIAL_SIDE = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lesson:
     """What a teacher says about the cases of a batch that it can serve.
 
