@@ -131,7 +131,7 @@ def test_weight_decay_does_not_move_what_an_anchor_learns_beside_the_network():
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     stepper.step()
-    assert [float(p) for p in network.parameters()] == [1.0, 1.0]
+    assert [float(p.detach()) for p in network.parameters()] == [1.0, 1.0]
 
 
 def test_one_sequence_trains_without_anchor(make_batch, take_step):
