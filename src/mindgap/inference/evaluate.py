@@ -9,6 +9,7 @@ from typing import Any
 
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort, discover_labelled
+from mindgap.data.history import cases_of
 from mindgap.errors import MindgapError, SettingError
 from mindgap.evaluation.rules import DEFAULT_RULES, Rules
 from mindgap.evaluation.scores import Score, read_scores, write_scores
@@ -168,7 +169,7 @@ def _choose_cases(cohort: Cohort, model: Path) -> tuple[list[CaseFiles], dict[st
     """
     if not (model / MANIFEST).is_file():
         raise SettingError(f"{model.name} comes without its run and knows no test cases: add --cases all.")
-    wanted = set(read_json(model / MANIFEST)["cases"]["test"])
+    wanted = set(cases_of(model)["test"])
     chosen = [files for files in cohort.cases if files.case_id in wanted]
     if not chosen:
         raise SettingError(

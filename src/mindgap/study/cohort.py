@@ -10,16 +10,16 @@ from mindgap.api import Progress, prepare
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import discover
 from mindgap.data.folders import visible
+from mindgap.data.history import cases_of
 from mindgap.data.prepared import Preparation
 from mindgap.data.splits import find_split
 from mindgap.data.store import INDEX, PARTS, Store, open_store, write_index
 from mindgap.errors import SettingError
 from mindgap.evaluation.rules import DEFAULT_RULES
-from mindgap.files import read_json, write_text
+from mindgap.files import write_text
 from mindgap.inference.opened import OpenedCase
 from mindgap.processor import cpu_count
 from mindgap.regions import LabelConvention
-from mindgap.runfiles import MANIFEST
 from mindgap.sequences import SEQUENCES
 from mindgap.study.grid import Run
 from mindgap.study.scale import Place, Scale
@@ -98,7 +98,7 @@ def test_cases(place: Place, run: Run) -> tuple[list[CaseFiles], LabelConvention
     cohort = discover(place.data)
     if cohort.convention is None:
         raise SettingError(f"the label convention of {place.data} is not clear from its files.")
-    wanted = set(read_json(place.run(run.name) / MANIFEST)["cases"]["test"])
+    wanted = set(cases_of(place.run(run.name))["test"])
     return [files for files in cohort.cases if files.case_id in wanted], cohort.convention
 
 

@@ -10,9 +10,6 @@ from mindgap.evaluation.presets import find_preset
 from mindgap.evaluation.rules import Rules
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.summary import BASELINE
-from mindgap.inference.predictor import Predictor
-from mindgap.inference.scoring import score_cohort
-from mindgap.networks.weights import load_network
 from mindgap.sequences import SEQUENCES
 from mindgap.study import grid
 from mindgap.study.cohort import test_cases
@@ -29,6 +26,10 @@ def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], 
     Raises:
         MindgapError: The network takes more than one sequence.
     """
+    from mindgap.inference.predictor import Predictor  # torch: not for who only wants the tables
+    from mindgap.inference.scoring import score_cohort
+    from mindgap.networks.weights import load_network
+
     model = load_network(place.run(run.name))
     if len(model.card.sequences) != 1:
         raise MindgapError(f"{run.name} takes more than one sequence: Table V asks about unimodal networks.")
