@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from mindgap.data.nifti import read_volume
-from mindgap.data.volume import Volume, check_head, orientation_of, spacing_of, volume_of_voxel_ml
+from mindgap.data.volume import (
+    Volume,
+    check_head,
+    doubt_about_brains,
+    orientation_of,
+    spacing_of,
+    volume_of_voxel_ml,
+)
 from mindgap.errors import InputError
 
 
@@ -55,3 +62,23 @@ def test_crops_phantoms_and_undeclared_units_pass(tmp_path, make_image):
 
 def test_small_numbers_are_no_singular_grid(tmp_path, make_image):
     assert _read(tmp_path / "a.nii", make_image, units="meter", scale=1e-5).spacing_mm[0] == pytest.approx(2e-4)
+
+
+def _head(centre=(0.0, 0.0, 0.0), radii=(0.55, 0.8, 0.7)):
+    """An egg of noise with a thick end, on background 0."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (48, 48, 40)), indexing="ij")
+    i, j, k = ((axis - shift) / radius for axis, shift, radius in zip(axes, centre, radii, strict=True))
+    brain = i**2 * (1 + 0.4 * j) + j**2 + k**2 * (1 + 0.4 * j) < 1
+    array = np.random.default_rng(0).uniform(1, 100, brain.shape) * brain
+    return Volume(array.astype(np.float32), np.eye(4), Path("a.nii"), None)
+
+
+def test_brains_that_do_not_lie_upon_each_other_are_doubted():
+    head = _head()
+    assert doubt_about_brains({"T1": head}) == ""
+    assert doubt_about_brains({"T1": head, "T2": _head(), "FLAIR": _head(radii=(0.55, 0.79, 0.69))}) == ""
+    turned = Volume(head.array[:, ::-1], head.affine, Path("turned.nii"), None)
+    for other in (turned, _head(centre=(0.0, 0.1, 0.0)), _head(radii=(0.6, 0.75, 0.8))):
+        said = doubt_about_brains({"T1": head, "T2": _head(), "FLAIR": other})
+        assert said.startswith("the brains of T1 (a.nii) and FLAIR ("), said
+        assert "overlap by Dice 0." in said

@@ -32,14 +32,14 @@ class Study:
 
 
 def write_case(folder: Path, seed: int) -> CaseFiles:
-    """Round brains of four sizes with smooth texture, and a reference with a core."""
+    """Round brains of nearly one size with smooth texture, and a reference with a core."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
     rng = np.random.default_rng(seed)
     affine = np.diag([-1.0, -1.0, 1.5, 1.0])
     folder.mkdir(parents=True)
     sources = {}
     for place, sequence in enumerate(SEQUENCES):
-        brain = sum(axis**2 for axis in axes) < 0.85 - 0.1 * place
+        brain = sum(axis**2 for axis in axes) < 0.85 - 0.01 * place
         waves = sum(np.sin(rng.uniform(3, 9) * axis + rng.uniform(0, 6)) for axis in axes)
         array = ((waves + 4 + rng.uniform(0, 0.5, SHAPE)) * 100 * brain).astype(np.float32)
         sources[sequence] = Source(folder / f"{folder.name}_{sequence}.nii")

@@ -68,6 +68,8 @@ def test_what_cannot_be_used_is_refused(study, anything, paths, tmp_path):
         mindgap.segment(t1=image, flair=image, model=anything)
     with pytest.raises(InputError, match="a file of its own"):
         mindgap.segment(t1=paths[FLAIR], flair=paths[FLAIR], model=anything)
+    with pytest.raises(InputError, match=r"found \(T1 in memory\) and .*copies of one another"):
+        mindgap.segment(t1=image, flair=paths[FLAIR], model=anything)
     with pytest.raises(InputError, match="a path or a nibabel image for T1, found ndarray"):
         module._as_files({T1: _voxels(image)}, None)
     with pytest.raises(InputError, match="at least one of T1"):

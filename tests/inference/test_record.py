@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindgap.data.case import Source
-from mindgap.data.cohort import case_from_folder
+from mindgap.data.cohort import case_from_files, case_from_folder
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import sha256_of
 from mindgap.inference.record import check_mask_place, find_in, manifest_of, read_for, warnings_about, write_mask
@@ -106,6 +106,11 @@ def test_a_copy_of_an_image_is_no_other_sequence(anything, study, tmp_path):
     files = replace(study.cases[0], images={Sequence.T1: Source(copy), Sequence.FLAIR: Source(source)})
     with pytest.raises(InputError, match="copies of one another"):
         read_for(anything, files)
+    packed = tmp_path / "x_t1.nii.gz"
+    nib.save(nib.load(source), packed)  # other bytes
+    files = replace(study.cases[0], images={Sequence.T1: Source(packed), Sequence.FLAIR: Source(source)})
+    with pytest.raises(InputError, match=r"found x_t1\.nii\.gz and .*copies of one another"):
+        read_for(anything, files)
 
 
 def test_names_that_speak_against_what_was_given_are_said(anything, study, tmp_path):
@@ -119,6 +124,25 @@ def test_names_that_speak_against_what_was_given_are_said(anything, study, tmp_p
     assert f"{given[Sequence.FLAIR]} was given as FLAIR, and its name says T2" in lines
     assert "names speak of P01 and P02" in lines
     assert "T1, and its name" not in lines
+
+
+def test_files_named_one_by_one_that_speak_of_two_patients_are_said(anything, study, tmp_path):
+    given = {}
+    for sequence, name in ((Sequence.T1CE, "Smith_t1ce"), (Sequence.FLAIR, "Jones_flair")):
+        path = study.cases[0].images[sequence].path
+        given[sequence] = Path(shutil.copyfile(path, tmp_path / f"{name}{path.suffix}"))
+    (line,) = warnings_about(find_in(anything, read_for(anything, case_from_files(given))))
+    assert line == "names speak of Jones and Smith: these may be of different patients or series"
+
+
+def test_brains_of_two_heads_are_said_in_the_manifest(anything, study, tmp_path):
+    image = nib.load(study.cases[0].images[Sequence.FLAIR].path)
+    moved = tmp_path / "P01_moved_flair.nii"
+    nib.save(nib.Nifti1Image(np.roll(np.asarray(image.dataobj), 3, axis=1), image.affine), moved)
+    files = replace(study.cases[0], images={**study.cases[0].images, Sequence.FLAIR: Source(moved)})
+    record = write_mask(tmp_path / "m.nii", find_in(anything, read_for(anything, files)), anything, convention=LABELS)
+    (line,) = record["warnings"]
+    assert "and FLAIR (P01_moved_flair.nii) overlap by Dice 0." in line
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mindgap.data.folders import (
     subfolders,
     visible,
 )
+from mindgap.data.naming import refuse_mixed
 from mindgap.data.nifti import stem_of
 from mindgap.errors import InputError
 from mindgap.sequences import Sequence, sequence_from_filename
@@ -120,7 +121,8 @@ def _read_anat(case_id: str, folder: Path) -> CaseFiles:
     """The case in one folder ``anat``.
 
     Raises:
-        InputError: A link points nowhere, a name leaves T1 and T1ce open, or two files could be one sequence.
+        InputError: A link points nowhere, a name leaves T1 and T1ce open, names speak of two subjects, or two files
+            could be one sequence.
     """
     found: dict[Sequence | None, list[Path]] = {}
     for path in sorted((*nifti_files(folder), *lost_links(folder))):
@@ -129,6 +131,8 @@ def _read_anat(case_id: str, folder: Path) -> CaseFiles:
             found.setdefault(_sequence_of(stem_of(path), suffix), []).append(path)
     refuse_lost(case_id, (path for paths in found.values() for path in paths if is_lost(path)))
     refuse_unclear(case_id, found.get(None, ()))
+    subjects = {path.name: entities_of(stem_of(path))[0].get("sub", "") for paths in found.values() for path in paths}
+    refuse_mixed(case_id, {name: f"sub-{subject}" for name, subject in subjects.items() if subject})
     return CaseFiles(case_id, _only(case_id, {key: paths for key, paths in found.items() if key is not None}))
 
 

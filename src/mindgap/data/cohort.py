@@ -29,6 +29,7 @@ from mindgap.data.folders import (
     walk,
 )
 from mindgap.data.manifest import read_manifest
+from mindgap.data.naming import refuse_mixed
 from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
 from mindgap.errors import InputError, SettingError
 from mindgap.regions import LabelConvention, find_convention
@@ -154,8 +155,8 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
         label: Whether the label is wanted; where it is not, several are no fault.
 
     Raises:
-        InputError: No image, two files claim to be the same thing, a name leaves T1 and T1ce open, a link points
-            nowhere, or the folder may not be read.
+        InputError: No image, two files claim to be the same thing, a name leaves T1 and T1ce open, names speak of two
+            patients, a link points nowhere, or the folder may not be read.
     """
     if not folder.is_dir():
         one_file = is_nifti(folder) and folder.is_file()
@@ -195,12 +196,19 @@ def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
                 mend="keep one case per folder, one file per sequence, or list the right ones in a manifest",
             )
     used = [path for paths in known.values() for path in paths]
+    refuse_mixed(case_id, _parts_of(used, case_id))
     return CaseFiles(
         case_id,
         {sequence: Source(paths[0]) for sequence, paths in known.items()},
         Source(labels[0]) if labels else None,
         tuple(path.name for path in files if path not in used and not is_label(path, case_id)),
     )
+
+
+def _parts_of(paths: abc.Iterable[Path], case_id: str) -> dict[str, str]:
+    """File -> what stands in its name before the sequence."""
+    stems = {stem_of(path): path.name for path in paths}
+    return {stems[stem]: name.case for stem, name in read_filenames(stems, case_id).items()}
 
 
 def case_from_files(files: abc.Mapping[Sequence, Path], case_id: str | None = None) -> CaseFiles:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ MOST_APART_MM = 1.0
 """Corners by sform and by qform: beyond this the header tells two stories."""
 _SMALL_SIDE_MM, _FINE_EDGE_MM = 50.0, 0.5
 """A longest side below the first, in voxels below the second: 24 "mm" in 240 voxels are a head in cm, not a crop."""
+
+LEAST_SAME_BRAIN = 0.95
+"""Dice of the brains of two sequences on one grid. Of 38 BraTS cases 37 have 0.983 or more, and one 0.80, whose FLAIR
+ends short of the front. Of 703 pairs of their patients 699 have less; a shift by 5 voxels leaves 0.949 at most, a flip
+from front to back 0.77."""
+_LOOKED_AT = 32
+"""Voxels along the shortest side that tell the Dice to 0.001."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +119,30 @@ def doubt_about_grid(volume: Volume) -> str:
     if apart_mm <= MOST_APART_MM:
         return ""
     return f"sform and qform of {volume.path.name} lie up to {apart_mm:.3g} mm apart: the sform was taken"
+
+
+def doubt_about_brains(images: Mapping[str, Volume]) -> str:
+    """What makes it doubtful that skull-stripped images on one grid are of one head; "" where nothing does.
+
+    Their voxels above 0 have to be the same brain. Every few voxels are looked at.
+
+    Args:
+        images: Name -> image; all of one shape.
+    """
+    if not images:
+        return ""
+    step = max(1, min(next(iter(images.values())).array.shape) // _LOOKED_AT)
+    brains = {name: volume.array[::step, ::step, ::step] > 0 for name, volume in images.items()}
+    sizes = {name: int(np.count_nonzero(brain)) for name, brain in brains.items()}
+    found = {
+        (one, other): 2 * np.count_nonzero(brains[one] & brains[other]) / max(sizes[one] + sizes[other], 1)
+        for one, other in combinations(brains, 2)
+    }
+    least = min(found, key=lambda pair: found[pair], default=None)
+    if least is None or found[least] >= LEAST_SAME_BRAIN:
+        return ""
+    one, other = (f"{name} ({images[name].path.name})" for name in least)
+    return (
+        f"the brains of {one} and {other} overlap by Dice {found[least]:.2f} only: they may be of different patients, "
+        "shifted or turned, stripped differently, or one may end short of the brain"
+    )

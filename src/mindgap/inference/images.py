@@ -25,9 +25,10 @@ from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.record import (
     Reading,
     check_mask_place,
-    doubts_about,
+    doubts_about_case,
     find_in,
     refuse_copies,
+    refuse_same_voxels,
     warnings_about,
     write_mask,
 )
@@ -180,7 +181,8 @@ def _read(predictor: Predictor, images: Mapping[Sequence, Image], files: CaseFil
             sha256[path] = sha256_of(path)
     refuse_copies(files, sha256)
     case = Case(files.case_id, volumes, force=force)
-    return Reading(files, case, sha256, time.perf_counter() - began, warnings=doubts_about(volumes.values()))
+    refuse_same_voxels(files, case.images)
+    return Reading(files, case, sha256, time.perf_counter() - began, warnings=doubts_about_case(case))
 
 
 def _as_files(images: Mapping[Sequence, Any], case: str | None) -> CaseFiles:
