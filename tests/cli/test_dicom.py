@@ -125,6 +125,20 @@ def test_an_archive_gives_the_same_mask_and_a_mask_beside_the_series_does_not_hi
     np.testing.assert_array_equal(_voxels(out), _voxels(examination / "seg.nii.gz"))
 
 
+def test_series_of_two_frames_of_reference_are_said_and_kept_in_the_manifest(
+    journey, examination, tmp_path, capsys
+) -> None:
+    for path in (examination / "S6").iterdir():
+        image = pydicom.dcmread(path)
+        image.FrameOfReferenceUID = "1.2.3"
+        image.save_as(path)
+    assert main(_segment(journey, examination, tmp_path / "m.nii.gz", "--yes", model="teacher")) == 0
+    said = "series 2 (AX T1 SE) and series 6 (AX FLAIR) have frames of reference of their own"
+    assert f"beware: {said}" in capsys.readouterr().out
+    (line,) = json.loads((tmp_path / "m.manifest.json").read_text())["warnings"]
+    assert line.startswith(said)
+
+
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -41,6 +41,24 @@ def test_probabilities_lie_beside_the_mask_and_agree_with_it(journey, flair: Pat
     }
 
 
+def test_a_new_mask_leaves_no_probabilities_of_another_patient_beside_it(journey, tmp_path: Path) -> None:
+    one, other = sorted(journey.cohort.glob("*GG/*"))[:2]
+    words = ["--model", str(journey.flair), "-o", str(tmp_path / "seg.nii.gz"), "--coverage", "whole"]
+    assert main(["segment", str(one), *words, "--probabilities"]) == 0
+    notes = tmp_path / "seg_probabilities.txt"
+    notes.write_text("mine")
+    assert main(["segment", str(other), *words]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "seg.json",
+        "seg.manifest.json",
+        "seg.nii.gz",
+        notes.name,
+    ]
+    shutil.copy(next(one.glob("*_flair.nii.gz")), tmp_path / "seg_probabilities.nii.gz")
+    assert main(["segment", str(one), *words]) == 0
+    assert (tmp_path / "seg_probabilities.nii.gz").is_file(), "a file of somebody else stays"
+
+
 def test_probabilities_are_not_written_over_another_file(
     journey, flair: Path, tmp_path: Path, fails: Callable[[list[str]], str]
 ) -> None:

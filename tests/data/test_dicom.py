@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mindgap.data.dicom import dicom_folder, holds_dicom, need, read_series
+from mindgap.data.dicom_doubts import doubts_about_series
 from mindgap.data.dicom_stack import stack_of
 from mindgap.data.nifti import read_volume, write_label, write_probabilities
 from mindgap.errors import InputError, SettingError
@@ -127,6 +128,55 @@ def test_an_empty_folder_and_an_unreadable_file_are_refused(write_dicom, tmp_pat
     (tmp_path / "d" / "note.dcm").write_text("not DICOM at all")
     with pytest.raises(InputError, match=r"note\.dcm.*cannot be read"):
         read_series(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "0 bytes beside DICOM"), (b"\x08\x00" * 50, "100 bytes beside"), (bytes(4000), "begins with zeros")],
+)
+@pytest.mark.parametrize("place", [0, -1])
+def test_what_an_interrupted_copy_left_is_refused_at_the_ends_of_a_stack_too(
+    place, content, said, write_dicom, tmp_path
+):
+    path = write_dicom(tmp_path / "d", VOXELS, GRID)[place]
+    for suffix in ("", ".7"):
+        path.unlink()
+        path = path.with_suffix(suffix)
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"^d.{path.name}: expected a whole DICOM file, .*{said}"):
+            read_series(tmp_path)
+    path.rename(path.with_suffix(".txt"))
+    assert len(_one(tmp_path).slices) == 7, "a file that promises text is none of ours"
+
+
+def test_slices_without_the_mark_are_read_and_strangers_are_named(write_dicom, tmp_path):
+    files = write_dicom(tmp_path / "d", VOXELS, GRID)
+    for path in (files[0], files[-1]):
+        content = path.read_bytes()
+        length = int.from_bytes(content[140:144], "little")
+        path.write_bytes(content[144 + length :] if path is files[0] else content[132:])  # without and with meta
+    (tmp_path / "d" / "LICENSE").write_text("Do what you like with it. " * 20)
+    (tmp_path / "README").write_text("beside no DICOM")
+    said = []
+    (series,) = read_series(tmp_path, said.append)
+    assert len(series.slices) == 8
+    assert said == [f"passed over, being no DICOM: {Path('d', 'LICENSE')}"]
+    path = files[-1]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=path.name):
+        read_series(tmp_path)
+
+
+def test_frames_of_reference_and_images_that_are_not_there_are_doubted(write_dicom, tmp_path):
+    write_dicom(tmp_path / "a", VOXELS, GRID, SeriesNumber=1, ImagesInAcquisition=8)
+    write_dicom(tmp_path / "b", VOXELS, GRID, kind="FLAIR", SeriesNumber=2, FrameOfReferenceUID="1.2.3")
+    write_dicom(tmp_path / "c", VOXELS, GRID, kind="T2", SeriesNumber=3, ImagesInAcquisition=10)
+    one, other, third = read_series(tmp_path)
+    assert doubts_about_series([one], registered=False) == ()
+    (line,) = doubts_about_series([one, other], registered=False)
+    assert line.startswith("series 1 (AX T1 SE) and series 2 (AX FLAIR) have frames of reference of their own")
+    (line,) = doubts_about_series([one, other, third], registered=True)
+    assert line == "the headers of series 3 (AX T2 TSE) speak of 10 images in the acquisition, and 8 are here"
 
 
 def test_a_value_that_is_no_number_is_refused_with_its_file(write_dicom, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from mindgap.data.dicom import read_series
 from mindgap.data.dicom_convert import convert_series
 from mindgap.data.dicom_seg import SEGMENTS, is_own_seg, to_frames, write_seg
+from mindgap.data.nifti import read_volume
 from mindgap.errors import InputError
 from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS
 
@@ -175,3 +176,15 @@ def test_pixels_that_end_too_early_are_refused(write_dicom, tmp_path):
     (series,) = read_series(tmp_path / "d")
     with pytest.raises(InputError, match=f"{path.name}.*copy the file again"):
         convert_series(series, tmp_path / "t1.nii.gz")
+
+
+def test_slices_without_the_mark_are_converted_too(write_dicom, tmp_path):
+    voxels = np.random.default_rng(2).integers(1, 900, (9, 8, 6))
+    files = write_dicom(tmp_path / "d", voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
+    for path in (files[0], files[-1]):
+        content = path.read_bytes()
+        path.write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
+    (series,) = read_series(tmp_path / "d")
+    convert_series(series, tmp_path / "a.nii.gz")
+    found = read_volume(tmp_path / "a.nii.gz", case="a").array
+    np.testing.assert_array_equal(np.sort(found, axis=None), np.sort(voxels, axis=None))

@@ -67,7 +67,7 @@ def test_dates_directions_and_runs_are_no_patients(stems):
 def test_a_folder_with_files_of_two_patients_is_refused_with_both_names(tmp_path, write_nifti, make_image):
     for seed, name in enumerate(("a/Smith_t1ce", "a/Jones_flair", "b/P1_t1", "b/P1_ax_flair")):
         write_nifti(tmp_path / f"{name}.nii.gz", make_image(seed))
-    with pytest.raises(InputError, match="expected files of one patient, found Jones_flair.*Smith_t1ce.*--t1ce"):
+    with pytest.raises(InputError, match=r"expected files of one patient, found Jones_flair.*Smith_t1ce.*--t1ce"):
         case_from_folder(tmp_path / "a")
     cohort = discover(tmp_path, label=False)
     assert [case.case_id for case in cohort.cases] == ["b"]

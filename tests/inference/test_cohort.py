@@ -271,6 +271,33 @@ def test_a_case_whose_files_hold_something_else_now_is_done_again(anything, many
     assert outcome.skipped == ["D", "E"]
 
 
+@pytest.mark.parametrize("layout", ["folders", "bids"])
+def test_the_mask_of_a_case_that_fails_now_is_no_mask_of_it_any_more(anything, many, tmp_path, layout):
+    out = tmp_path / "out"
+    _segment(anything, many, out, layout=layout, probabilities=True)
+    mask = mask_of(out, "B", Sequence.T1, layout)
+    before, names = mask.read_bytes(), {path.name for path in mask.parent.iterdir()}
+    many.cases[1].images[Sequence.T1].path.write_bytes(b"garbage")
+    outcome = _segment(anything, many, out, layout=layout, probabilities=True, resume=True)
+    assert "B_T1.nii: expected a whole NIfTI file" in outcome.failed["B"]
+    assert outcome.failed["B"].endswith(f"; its earlier mask was set aside as {mask.name}.stale")
+    assert {path.name for path in mask.parent.iterdir()} == {f"{name}.stale" for name in names}
+    assert mask.with_name(f"{mask.name}.stale").read_bytes() == before
+    assert outcome.skipped == ["A", "D", "E"]
+    assert "earlier mask" not in outcome.failed["C"], "it never had one"
+
+
+def test_probabilities_that_are_gone_are_made_again(anything, many, tmp_path):
+    out = tmp_path / "out"
+    _segment(anything, many, out, probabilities=True)
+    lost = out / "B" / "B_seg_probabilities.nii.gz"
+    content = np.asarray(nib.load(lost).dataobj)
+    lost.unlink()
+    outcome = _segment(anything, many, out, probabilities=True, resume=True)
+    assert (outcome.done, outcome.skipped) == (["B"], ["A", "D", "E"])
+    np.testing.assert_array_equal(np.asarray(nib.load(lost).dataobj), content)
+
+
 def test_a_file_that_goes_away_while_it_is_segmented_ends_no_cohort(anything, many, tmp_path, monkeypatch):
     find, gone = module.find_in, many.cases[1].images[Sequence.T2].path
 

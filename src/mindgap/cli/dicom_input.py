@@ -80,13 +80,14 @@ def refuse_flags(flags: DicomFlags) -> None:
 
 
 @contextmanager
-def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase]:
+def open_dicom(path: Path, flags: DicomFlags, model: Path, *, raw: bool = False) -> Iterator[DicomCase]:
     """Find, show and confirm the series a model needs, and convert these; the files are gone at the end.
 
     Args:
         path: Folder of DICOM files, or a .zip of one.
         flags: What the user decided.
         model: Run folder or model folder; series it does not use are not opened.
+        raw: Whether the scans are to be registered.
 
     Raises:
         InputError: The series cannot be used, or one that is needed is not among them.
@@ -95,6 +96,7 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
     from mindgap.data.cohort import case_from_files
     from mindgap.data.dicom import dicom_folder, need, read_series
     from mindgap.data.dicom_convert import convert_series
+    from mindgap.data.dicom_doubts import doubts_about_series
     from mindgap.data.dicom_sequence import propose
     from mindgap.data.folders import visible
     from mindgap.inference.selection import joint_card
@@ -105,7 +107,7 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
     _check_seg_path(flags.dicom_seg)
     case_id = path.stem if path.is_file() else visible(path).name
     with dicom_folder(path) as folder, tempfile.TemporaryDirectory(prefix="mindgap-nifti-") as made:
-        proposals = propose(read_series(folder), flags.named())
+        proposals = propose(read_series(folder, say), flags.named())
         _show(proposals)
         chosen = _choose_needed(case_id, proposals, card, decided=flags.named())
         _confirm(flags, chosen)
@@ -113,7 +115,8 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path) -> Iterator[DicomCase
         stacks = {sequence: convert_series(series, paths[sequence]) for sequence, series in chosen.items()}
         others = tuple(one.series.name for one in proposals if one.series not in chosen.values())
         origins = {sequence: _origin_of(path, series, others) for sequence, series in chosen.items()}
-        yield DicomCase(replace(case_from_files(paths, case_id), origins=origins), stacks)
+        doubts = doubts_about_series(chosen.values(), registered=raw)
+        yield DicomCase(replace(case_from_files(paths, case_id), origins=origins, doubts=doubts), stacks)
 
 
 def _origin_of(path: Path, series: DicomSeries, others: tuple[str, ...]) -> Origin:

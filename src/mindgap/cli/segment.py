@@ -174,7 +174,7 @@ def _open_case(settings: Segment, *, dicom: bool) -> AbstractContextManager[Dico
         raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
     if settings.case is not None and dicom:
         assert settings.model is not None
-        return open_dicom(settings.case, settings.dicom, settings.model)
+        return open_dicom(settings.case, settings.dicom, settings.model, raw=settings.raw.raw)
     refuse_flags(settings.dicom)
     files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
     return nullcontext(DicomCase(files, {}))

@@ -93,6 +93,7 @@ class CaseFiles:
         label: The reference segmentation, where there is one.
         left_alone: Names of NIfTI files of its folder that name neither a sequence nor a label.
         origins: The DICOM series of each image that was converted from one.
+        doubts: What came up when these files were found or made, for a reader of the mask.
 
     Raises:
         InputError: No sequence, one image named twice, or a name that could lie outside the folder of results.
@@ -103,6 +104,7 @@ class CaseFiles:
     label: Source | None = None
     left_alone: tuple[str, ...] = ()
     origins: Mapping[Sequence, Origin] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if Path(self.case_id).name != self.case_id or self.case_id in ("", ".", "..") or "\\" in self.case_id:

@@ -13,13 +13,14 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mindgap.data.dicom_files import sort_out, unreadable
 from mindgap.data.dicom_frames import frame_headers, has_frames
 from mindgap.data.folders import is_dicom
 from mindgap.data.nifti import comes_from_mask, is_nifti, is_own_probabilities
@@ -72,6 +73,8 @@ class DicomSeries:
         inversion_ms: InversionTime.
         diffusion: Whether a diffusion weighting (b above 0) is given.
         slices: Its images, in no order.
+        frame_of_reference: FrameOfReferenceUID, "" where there is none.
+        announced: ImagesInAcquisition; None where the header does not say.
     """
 
     uid: str
@@ -88,6 +91,8 @@ class DicomSeries:
     diffusion: bool
     slices: tuple[Slice, ...]
     echoes_ms: tuple[float, ...] = ()
+    frame_of_reference: str = ""
+    announced: int | None = None
 
     @property
     def name(self) -> str:
@@ -148,18 +153,20 @@ def dicom_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def read_series(folder: Path) -> tuple[DicomSeries, ...]:
+def read_series(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[DicomSeries, ...]:
     """Every MR series below a folder, sorted by number; only headers are read.
 
     Args:
         folder: Any nesting, any file names; files that are no DICOM are passed over.
+        say: Takes a line about those of them whose names do not tell what they are.
 
     Raises:
-        InputError: No DICOM, a file that cannot be read, images other than MR, or more than one patient or
-            examination.
+        InputError: No DICOM, a file that cannot be read, is empty or was cut short, images other than MR, or more than
+            one patient or examination.
         SettingError: pydicom is not installed.
     """
-    headers = [(path, _read_header(path, folder)) for path in _files(folder) if is_dicom(path)]
+    files = sort_out(_files(folder), folder)
+    headers = [(path, _read_header(path, folder)) for path in files.dicom]
     images = [(path, header) for path, header in headers if _is_image(header)]
     if not images:
         raise InputError(
@@ -168,13 +175,17 @@ def read_series(folder: Path) -> tuple[DicomSeries, ...]:
             found=f"{len(headers)} DICOM files without images" if headers else "no DICOM file",
             mend="name the folder (or .zip) with the series of one examination",
         )
+    if files.unknown:
+        names = [str(path.relative_to(folder)) for path in files.unknown]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        say(f"passed over, being no DICOM: {', '.join(names[:4])}{more}")
     _check_modality(folder, images)
     _check_patient(folder, [header for _, header in images])
     groups: dict[str, list[tuple[Path, Any]]] = {}
     for path, header in images:
         uid = str(header.get("SeriesInstanceUID", ""))
         if not uid:
-            raise _unreadable(path, folder, "it names no SeriesInstanceUID")
+            raise unreadable(path, folder, "it names no SeriesInstanceUID")
         groups.setdefault(uid, []).append((path, header))
     series = [_series(uid, members, folder) for uid, members in groups.items()]
     return tuple(sorted(series, key=lambda one: (one.number is None, one.number or 0, one.uid)))
@@ -222,7 +233,7 @@ def _read_header(path: Path, folder: Path) -> Any:
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         known = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
     if not known:
-        raise _unreadable(path, folder, "it does not say what it is (no SOPClassUID)")
+        raise unreadable(path, folder, "it does not say what it is (no SOPClassUID)")
     return header
 
 
@@ -234,7 +245,7 @@ def _reading(path: Path, folder: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        raise _unreadable(path, folder, f"{type(error).__name__}: {error}") from error
+        raise unreadable(path, folder, f"{type(error).__name__}: {error}") from error
 
 
 def _is_image(header: Any) -> bool:
@@ -279,7 +290,7 @@ def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSer
                 first = one if first is None else first
     path, header = members[0][0], first
     with _reading(path, folder):
-        number = _number(header, "SeriesNumber")
+        number, announced = _number(header, "SeriesNumber"), _number(header, "ImagesInAcquisition")
         return DicomSeries(
             uid=uid,
             number=None if number is None else int(number),
@@ -295,6 +306,8 @@ def _series(uid: str, members: list[tuple[Path, Any]], folder: Path) -> DicomSer
             diffusion=diffusion,
             slices=tuple(slices),
             echoes_ms=tuple(sorted(echoes)),
+            frame_of_reference=_text(header, "FrameOfReferenceUID"),
+            announced=None if announced is None else int(announced),
         )
 
 
@@ -327,12 +340,3 @@ def _number(header: Any, key: str) -> float | None:
 def _numbers(header: Any, key: str, count: int) -> tuple[float, ...] | None:
     value = header.get(key)
     return None if value is None or len(value) != count else tuple(float(number) for number in value)
-
-
-def _unreadable(path: Path, folder: Path, why: str) -> InputError:
-    return InputError(
-        case=str(path.relative_to(folder)),
-        expected="a whole DICOM file",
-        found=f"one that cannot be read ({why})",
-        mend="export or copy the file again, or take it out of the folder if it is no DICOM",
-    )

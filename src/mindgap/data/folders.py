@@ -15,7 +15,8 @@ from mindgap.runfiles import holds_masks
 from mindgap.sequences import Sequence, read_filenames
 
 MAX_DEPTH = 3
-_MARK, _MARK_AT, _DICOM_SUFFIXES = b"DICM", 128, (".dcm", ".dicom", ".ima")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MARK, _MARK_AT = b"DICM", 128
 
 
 def visible(path: Path) -> Path:
@@ -177,7 +178,7 @@ def is_dicom(path: Path) -> bool:
 
     A stray file that may not be read says nothing, and is none.
     """
-    if path.suffix.lower() in _DICOM_SUFFIXES:
+    if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     with suppress(OSError), path.open("rb") as handle:
         return handle.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK

@@ -1,8 +1,8 @@
 """Whose images lie side by side, by what their names say before the sequence.
 
-Two patients in one folder make one mask of both, and no later check is sure to notice. Names hold much else: directions,
-protocols, dates, numbers of runs. What is known to say nothing of a patient is left out; what then stands against each
-other is the name of two.
+Two patients in one folder make one mask of both, and no later check is sure to notice. Names hold much else:
+directions, protocols, dates, numbers of runs. What is known to say nothing of a patient is left out; what then stands
+against each other are two names.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ _WORD = r"[^_\-. ]+"
 _DATE = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d([-_. ]?)[01]\d\1[0-3]\d(?:[-_. tT]?\d{4,6})?|[0-3]\d([-_. ])[01]\d\2(?:19|20)\d\d)(?!\d)"
 )
-_ENTITIES = frozenset(
-    "acq ce chunk den desc dir echo flip hemi inv label mod mt part proc rec recording res run ses space split task trc"
-    " tracksys".split()
+_ENTITIES = re.compile(
+    r"acq|ce|chunk|den|desc|dir|echo|flip|hemi|inv|label|mod|mt|part|proc|rec|res|run|ses|space|split|task"
 )
 """Of BIDS, all but the subject; a session is another time, not another patient."""
 _SILENT = re.compile(
@@ -30,7 +29,7 @@ _SILENT = re.compile(
     r"|flash|spc|space|dixon|water|fs|fatsat|fat|sat|sense|dark|fluid"  # the scanner's
     r"|brain|head|neuro|kopf|schaedel|schädel|cerveau|crane|tete|cranio|mri?|mrt|irm|nii|nifti|images?|img|im|anat"
     r"|stripped|skull\w*|strip|bet|hdbet|hd|n4\w*|bias\w*|corr\w*|norm\w*|denois\w*|crop\w*|masked|resampl\w*|reslic\w*"
-    r"|(?:co)?reg\w*|align\w*|warp\w*|rigid|affine|atlas|mni\w*|sri24|native?|raw|orig\w*|ras|lps|to|in|on"  # done since
+    r"|(?:co)?reg\w*|align\w*|warp\w*|rigid|affine|atlas|mni\w*|sri24|native?|raw|orig\w*|ras|lps|to|in|on"
     r"|pre\w*|post\w*|op|surg\w*|base(?:line)?|bl|follow\w*|fu\w*|no|w|wo|with|without|contrast|enhanced|gd|gad\w*|ce|km"
     r"|(?:run|series|ser|se|sc|scan|acq|echo|te|tr|ti|vol|visit|day|week|month|tp|time\w*|ses|session)\d*"
 )
@@ -94,7 +93,7 @@ def _words_of_patient(part: str) -> list[str]:
     found: list[str] = []
     for chunk in _DATE.sub("_", part.lower()).split("_"):
         key, dash, _ = chunk.partition("-")
-        if not (dash and key in _ENTITIES):
+        if not (dash and _ENTITIES.fullmatch(key)):
             found += re.findall(_WORD, chunk)
     kept: list[str] = []
     for index, word in enumerate(found):

@@ -12,7 +12,7 @@ from typing import Any
 from mindgap.data.brain import allow_hd_bet, stop_hd_bet
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
-from mindgap.data.nifti import is_own_mask, read_volume
+from mindgap.data.nifti import is_own_mask, is_own_probabilities, read_volume
 from mindgap.data.raw import RawOptions
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import is_full, remove_leftovers, sha256_of
@@ -23,9 +23,10 @@ from mindgap.inference.layout import (
     describe_bids,
     mask_of,
     open_bids,
-    remove_bids,
+    probability_files,
     write_region_probabilities,
 )
+from mindgap.inference.outputs import STALE, remove_mask, set_aside
 from mindgap.inference.panel import Answer, Panel
 from mindgap.inference.raw import RawReading, find_raw, read_raw
 from mindgap.inference.record import Found, Reading, check_sidecar, find_in, place_of, read_for, write_mask
@@ -72,7 +73,8 @@ def segment_cases(
 
     While one case is computed the next is read and the one before is written, each by one thread, so that at most
     three cases are in memory. A line is added to the status file once the mask is on the disk: after a kill at any
-    moment every case that is called done has its mask.
+    moment every case that is called done has its mask. The mask that a case has from before, when it fails now, gets
+    another name (``.stale``): it is of other inputs.
 
     Args:
         panel: The network, or those of a set.
@@ -119,7 +121,7 @@ def segment_cases(
         for case_id in mine:
             if case_id not in cases:
                 run.fail(case_id, f"{case_id}: {cohort.rejected[case_id]}")
-            elif resume and _is_done(known.get(case_id), cases[case_id], out, layout):
+            elif resume and _is_done(known.get(case_id), cases[case_id], out, layout, probabilities=probabilities):
                 outcome.skipped.append(case_id)
                 book.add(CaseStatus(case_id, "skipped", "done before; its mask is what was written"))
             else:
@@ -250,7 +252,7 @@ class _Run:
             write_region_probabilities(mask, found.segmentation, self.layout, record)
         if self.layout == "bids":  # whose names tell the grid: what an earlier call found on another one is past
             for other in set(SEQUENCES) - {grid}:
-                remove_bids(mask_of(self.out, case_id, other, self.layout))
+                remove_mask(mask_of(self.out, case_id, other, self.layout), self.layout)
         return CaseStatus(
             case_id,
             "done",
@@ -269,9 +271,19 @@ class _Run:
         )
 
     def fail(self, case_id: str, reason: str) -> None:
-        """List a case as failed."""
+        """List a case as failed; a mask that an earlier attempt wrote, from other inputs, is set aside."""
+        reason += self._set_aside(case_id) if case_id in self.written_before else ""
         self.book.add(CaseStatus(case_id, "failed", reason))
         self.outcome.failed[case_id] = reason
+
+    def _set_aside(self, case_id: str) -> str:
+        """Set the earlier mask of a case aside, and say so in a clause."""
+        masks = dict.fromkeys(mask_of(self.out, case_id, grid, self.layout) for grid in SEQUENCES)
+        try:
+            names = [mask.name + STALE for mask in masks if set_aside(mask, self.layout)]
+        except OSError as error:
+            return f"; its earlier mask is there still, and could not be set aside ({error.strerror or error})"
+        return f"; its earlier mask was set aside as {', '.join(names)}" if names else ""
 
     def _check_place(self, case_id: str, grid: MriSequence) -> None:
         """Refuse to write over what is not ours, such as a corrected mask or somebody's notes.
@@ -307,8 +319,11 @@ def _threads() -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
         allow_hd_bet()
 
 
-def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Layout) -> bool:
-    """Whether a case is done from what it has now, and its mask still is the file that was written."""
+def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Layout, *, probabilities: bool) -> bool:
+    """Whether a case is done from what it has now, and its mask still is the file that was written.
+
+    Probabilities that were asked for have to be there, too.
+    """
     if status is None or status.status != "done":
         return False
     if status.available and status.available != format_subset(files.sequences):
@@ -317,6 +332,8 @@ def _is_done(status: CaseStatus | None, files: CaseFiles, out: Path, layout: Lay
         return False
     mask = mask_of(out, status.case, status.grid, layout)
     if not mask.is_file() or sha256_of(mask) != status.mask_sha256:
+        return False
+    if probabilities and not all(is_own_probabilities(path) for path in probability_files(mask, layout)):
         return False
     return not any(_is_changed(files, sequence, status, since=mask.stat().st_mtime) for sequence in status.sha256)
 

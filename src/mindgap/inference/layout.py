@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mindgap.data.nifti import is_own_mask, is_own_probabilities, stem_of, write_probabilities
+from mindgap.data.nifti import is_own_probabilities, stem_of, write_probabilities
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.predictor import Segmentation
@@ -29,7 +29,7 @@ Layout = Literal["folders", "bids"]
 _BIDS_VERSION = "1.9.0"
 _ABOUT = "dataset_description.json"
 _SPACES = {Sequence.T1: "T1w", Sequence.T2: "T2w", Sequence.T1CE: "T1ce", Sequence.FLAIR: "FLAIR"}
-_BIDSIGNORE = "cohort.json\nstatus*.jsonl\nsummary.csv\noverlays*.png\n**/*.manifest.json\n"
+_BIDSIGNORE = "cohort.json\nstatus*.jsonl\nsummary.csv\noverlays*.png\n**/*.manifest.json\n**/*.stale\n"
 _BIDS_CASE = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")
 
 
@@ -109,19 +109,6 @@ def describe_bids(mask: Path, record: Mapping[str, Any], convention: LabelConven
     write_text(mask.with_name(f"{stem_of(mask)}.tsv"), "\n".join(["index\tname\tabbreviation", *rows]) + "\n")
 
 
-def remove_bids(mask: Path) -> None:
-    """Remove a mask of mindgap's and what accompanies it; what somebody changed or put in its place stays."""
-    if not mask.exists() or not is_own_mask(mask):
-        return
-    probabilities = [path for path in probability_files(mask, "bids") if is_own_probabilities(path)]
-    marks = {path.with_name(f"{stem_of(path)}.json"): '"Values"' for path in probabilities}
-    for ending, mark in ((".json", "LabelConvention"), (".tsv", "index\tname"), (".manifest.json", '"mask"')):
-        marks[mask.with_name(f"{stem_of(mask)}{ending}")] = mark
-    texts = [p for p, mark in marks.items() if p.is_file() and mark in p.read_text("utf-8", errors="replace")]
-    for path in (*probabilities, *texts, mask):
-        path.unlink()
-
-
 def probability_files(mask: Path, layout: Layout = "folders") -> tuple[Path, ...]:
     """Where the probabilities beside a mask lie: one 4-D file, or one for each region in BIDS."""
     stem, suffix = stem_of(mask), mask.name.removeprefix(stem_of(mask))
@@ -141,7 +128,7 @@ def check_probability_files(mask: Path, layout: Layout = "folders") -> None:
         about = path.with_name(f"{stem_of(path)}.json")
         if path.exists() and not is_own_probabilities(path):
             raise SettingError(f"{path} exists and was not written by --probabilities: move it, or choose another -o.")
-        if about.exists() and not path.exists():
+        if about.exists() and not path.exists() and '"Values"' not in about.read_text("utf-8", errors="replace"):
             raise SettingError(
                 f"{about} exists, and --probabilities would write over it: move it, or choose another -o."
             )

@@ -25,6 +25,7 @@ from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import explain_unwritten, remove_leftovers, sha256_of, write_json
 from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.estimate import NO_TUMOUR
+from mindgap.inference.outputs import remove_probabilities
 from mindgap.inference.predictor import Predictor, Segmentation
 from mindgap.regions import LabelConvention
 from mindgap.sequences import SEQUENCES, FileName, format_subset, read_filenames
@@ -198,6 +199,8 @@ def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | Non
 def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: LabelConvention) -> dict[str, Any]:
     """Write a mask with its sidecar and, last, its manifest ``<name>.manifest.json``.
 
+    Probabilities of the mask that stood there before are removed first: they are those of another result.
+
     A manifest speaks of the mask whose SHA-256 it holds; after a kill between the two files it is that of the mask
     before.
 
@@ -211,6 +214,7 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         What the manifest holds.
     """
     began = time.perf_counter()
+    remove_probabilities(path)
     write_label(path, found.segmentation.target, like=found.segmentation.like, convention=convention)
     mask = {"file": path.name, "sha256": sha256_of(path), "labels": convention.name}
     seconds = {"read": found.reading.seconds, "compute": found.seconds, "write": time.perf_counter() - began}
@@ -239,8 +243,8 @@ def manifest_of(mask: Path) -> Path:
 
 def warnings_about(found: Found) -> list[str]:
     """What a reader of the mask should know: files not understood, affines let through, a tumour that was not found."""
-    case, lines = found.reading.case, list(found.reading.warnings)
-    files = found.reading.files
+    case, files = found.reading.case, found.reading.files
+    lines = [*files.doubts, *found.reading.warnings]
     absent = [sequence for sequence in SEQUENCES if sequence not in files.images]
     if absent and files.left_alone:
         names, more = ", ".join(files.left_alone[:4]), len(files.left_alone) - 4
