@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations, pairwise
+from typing import NamedTuple
 
 from mindgap.errors import SettingError
 
@@ -196,7 +197,7 @@ class _Tokens:
         alone = ["pre"] if re.fullmatch(_T1_WITHOUT, words[at]) else []
         behind = ["c+" if word == "c" else word for word in words[at + 1 :]]
         before = ["|" if quiet[index] else words[index] for index in range(start)]
-        given, withheld = _contrast([*before, "|", *behind, "|", *alone])
+        given, withheld = contrast_of([*before, "|", *behind, "|", *alone])
         near = start
         while near and _is(_WITH, before[near - 1]):
             near -= 1
@@ -207,7 +208,7 @@ class _Tokens:
                     before[index] = "|"
         doubts = (
             given and withheld,
-            given and not _contrast([*before, "|", *behind])[0],
+            given and not contrast_of([*before, "|", *behind]).given,
             any(mine and _is(_WITH, word) for mine, word in zip(own[at + 1 :], behind, strict=True)),
             0 < start <= (shared or 0) and not own[start - 1] and _is(_WITH, words[start - 1]),
             bool(start) and before[start - 1] == "c",
@@ -265,12 +266,42 @@ def _speaks(words: tuple[str, ...], index: int) -> bool:
     return _is(rf"{_WITH}|{_WITHOUT}|c", words[index]) or (_is(_NEGATIONS, words[index]) and _is(rf"{_WITH}|c", after))
 
 
-def _contrast(words: Iterable[str]) -> tuple[bool, bool]:
-    """Whether words speak of contrast that was given, and of contrast that was not."""
+class Contrast(NamedTuple):
+    """What words say of contrast.
+
+    Attributes:
+        given: The words that say it was given, "" where there are none.
+        withheld: The words that say it was not.
+    """
+
+    given: str
+    withheld: str
+
+
+def contrast_of_text(text: str) -> Contrast:
+    """What free text says of contrast, as far as it is no name of a case; T1 may be written together with it.
+
+    Both are told where a text says both, which leaves it open.
+
+    Example:
+        >>> contrast_of_text("AX T1 POST GD"), contrast_of_text("T1 post-op")
+        (Contrast(given='post', withheld=''), Contrast(given='', withheld=''))
+    """
+    found = re.findall(r"\+?[a-z0-9*]+\+?", text.lower())
+    words = [word if _is(_WITH, word) else word.strip("+") for word in found]
+    joined = {word: "ce" if _is(_T1_WITH, word) else "pre" for word in words if _is(f"{_T1_WITH}|{_T1_WITHOUT}", word)}
+    given, withheld = contrast_of(joined.get(word, word) for word in words)
+    written = {part: word for word, part in joined.items()}  # as it stands in the text
+    return Contrast(written.get(given, given), written.get(withheld, withheld))
+
+
+def contrast_of(words: Iterable[str]) -> Contrast:
+    """What words in lower case say of contrast; negations, the operation and the treatment are understood."""
     text = re.sub(rf"(?<!\S)(?:{_SILENT})(?!\S)", "|", " ".join(words))
     negated = rf"(?<!\S)(?:(?:{_NEGATIONS}) (?:{_WITH})|(?:{_WITHOUT})(?: (?:{_GIVEN}))?)(?!\S)"
+    withheld = re.search(negated, text)
     given = re.search(rf"(?<!\S)(?:{_WITH})(?!\S)", re.sub(negated, "|", text))
-    return given is not None, re.search(negated, text) is not None
+    return Contrast("" if given is None else given[0], "" if withheld is None else withheld[0])
 
 
 def _is(pattern: str, word: str) -> bool:

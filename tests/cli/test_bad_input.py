@@ -129,6 +129,13 @@ def _short_header(folder: Path) -> None:
     (folder / "p_flair.nii.gz").write_bytes(gzip.compress(content))
 
 
+def _endless(folder: Path) -> None:
+    path = _write(folder / "p_flair.nii", _brain())
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([30000] * 3, "<i2").tobytes()
+    path.write_bytes(content)
+
+
 BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "NaN": (_nan, "flair", "NaN"),
     "infinity": (_inf, "flair", "infinite"),
@@ -138,6 +145,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "flat voxels": (_flat_affine, "flair", "positive size"),
     "segmentation as image": (_segmentation, "flair", "label map"),
     "orientations that disagree": (_turned, "teacher", "affine"),
+    "a header of 30000 voxels a side": (_endless, "flair", "are due by its header"),
     "half a header": (_short_header, "flair", "whole NIfTI"),
     "no NIfTI inside": (_not_nifti, "flair", "whole NIfTI"),
     "all-zero volume": (_zero, "flair", "zero"),
@@ -164,7 +172,8 @@ def test_bad_image_gives_one_clear_line_and_exit_code_2(
     assert "expected" in line
     assert "found" in line
     assert "To mend" in line
-    assert "p" in line.split(":")[1]
+    assert line.startswith("mindgap segment: p: "), "whose it is"
+    assert len(line.strip().splitlines()) == 1
     assert not [record for record in caplog.records if record.name.startswith("nibabel")], "nibabel speaks for itself"
     assert not out.exists()
     assert not list(tmp_path.glob("*.part*"))
@@ -316,7 +325,8 @@ def test_no_sequence_both_ways_and_same_file_twice(journey, tmp_path: Path, fail
     image = str(next(Path(case).glob("*_flair.nii.gz")))
     assert "not both" in fails(["segment", case, "--flair", image, *model])
     assert "file of its own" in fails(["segment", "--flair", image, "--t1", image, *model])
-    assert "does not exist" not in fails(["segment", case, "--model", str(tmp_path), "-o", str(tmp_path / "m.nii.gz")])
+    line = fails(["segment", case, "--model", str(tmp_path), "-o", str(tmp_path / "m.nii.gz")])
+    assert f"{tmp_path} holds no trained model" in line
 
 
 def test_model_that_needs_more_than_the_case_has(journey, tmp_path: Path, fails: Callable[[list[str]], str]) -> None:
@@ -372,3 +382,19 @@ def test_debug_shows_the_traceback(journey, tmp_path: Path) -> None:
 
     with pytest.raises(MindgapError):
         main(["segment", str(tmp_path), "--model", str(journey.flair), "--debug"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("no\n word of this")])
+def test_what_nobody_expected_is_one_line_without_a_traceback(
+    error: Exception, fails: Callable[[list[str]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mindgap.cli import cite
+
+    def breaks(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cite, "run", breaks)
+    text = f": {' '.join(str(error).split())}" if str(error) else ""
+    assert fails(["cite"]) == f"mindgap cite: unexpected {type(error).__name__}{text}; --debug shows where\n"
+    with pytest.raises(type(error)):
+        main(["cite", "--debug"])

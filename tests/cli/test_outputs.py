@@ -59,6 +59,23 @@ def test_a_new_mask_leaves_no_probabilities_of_another_patient_beside_it(journey
     assert (tmp_path / "seg_probabilities.nii.gz").is_file(), "a file of somebody else stays"
 
 
+def test_a_picture_replaces_one_of_ours_and_no_other_file(
+    journey, flair: Path, tmp_path: Path, fails: Callable[[list[str]], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, out = tmp_path / "holiday.png", tmp_path / "seg.nii.gz"
+    words = ["segment", "--flair", str(flair), "--model", str(journey.flair), "-o", str(out), "--coverage", "whole"]
+    words += ["--picture", str(picture), "--yes"]
+    picture.write_bytes(b"sand and sea")
+    assert "holiday.png exists and was not drawn by --picture" in fails(words)
+    assert picture.read_bytes() == b"sand and sea"
+    assert not out.exists()
+    picture.unlink()
+    capsys.readouterr()
+    assert [main(words), main(words)] == [0, 0]
+    assert picture.stat().st_size > 1000
+    assert "--yes does nothing here" in capsys.readouterr().out
+
+
 def test_probabilities_are_not_written_over_another_file(
     journey, flair: Path, tmp_path: Path, fails: Callable[[list[str]], str]
 ) -> None:

@@ -178,6 +178,17 @@ def test_pixels_that_end_too_early_are_refused(write_dicom, tmp_path):
         convert_series(series, tmp_path / "t1.nii.gz")
 
 
+def test_compressed_pixels_that_end_too_early_are_refused_in_our_words(write_dicom, tmp_path):
+    for path in write_dicom(tmp_path / "d", _voxels(), GRIDS["axial"]):
+        image = pydicom.dcmread(path)
+        image.compress(pydicom.uid.RLELossless)
+        image.save_as(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    (series,) = read_series(tmp_path / "d")
+    with pytest.raises(InputError, match=f"{path.name}: expected a whole DICOM image, found pixels that end too early"):
+        convert_series(series, tmp_path / "t1.nii.gz")
+
+
 def test_slices_without_the_mark_are_converted_too(write_dicom, tmp_path):
     voxels = np.random.default_rng(2).integers(1, 900, (9, 8, 6))
     files = write_dicom(tmp_path / "d", voxels, np.diag([2.0, 2.0, 3.0, 1.0]))

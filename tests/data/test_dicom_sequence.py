@@ -7,7 +7,7 @@ import pytest
 from mindgap.data.dicom import DicomSeries, Slice
 from mindgap.data.dicom_sequence import propose, propose_one, rivals
 from mindgap.errors import SettingError
-from mindgap.sequences import Sequence
+from mindgap.sequences import Sequence, read_filenames
 
 T1, T2, T1CE, FLAIR = Sequence.T1, Sequence.T2, Sequence.T1CE, Sequence.FLAIR
 SE, IR, GR = ("SE",), ("SE", "IR"), ("GR",)
@@ -62,6 +62,67 @@ def test_usual_protocols_are_recognised(series, sequence):
     proposal = propose_one(series)
     assert proposal.sequence is sequence, proposal.reason
     assert proposal.reason
+
+
+WORDS = [
+    # what stands beside T1 in a description and in a file name: what both have to read of it
+    ("", T1),
+    ("enhanced", T1CE),
+    ("contrast enhanced", T1CE),
+    ("post", T1CE),
+    ("post gd", T1CE),
+    ("postcontrast", T1CE),
+    ("gad", T1CE),
+    ("gadovist", T1CE),
+    ("km", T1CE),
+    ("ce", T1CE),
+    ("injected", T1CE),
+    ("post op", T1),
+    ("postop", T1),
+    ("post RT", T1),
+    ("post radiation", T1),
+    ("post treatment", T1),
+    ("post chemo", T1),
+    ("post RT gd", T1CE),
+    ("pre", T1),
+    ("pre contrast", T1),
+    ("native", T1),
+    ("unenhanced", T1),
+    ("non contrast", T1),
+    ("nongd", T1),
+    ("no gd", T1),
+    ("without contrast", T1),
+    ("ohne km", T1),
+    ("sans gado", T1),
+    ("pre post", None),
+    ("c", None),
+]
+
+
+@pytest.mark.parametrize(("words", "sequence"), WORDS)
+def test_descriptions_and_file_names_are_read_alike(words, sequence):
+    for name in (f"AX {words} T1", f"{words.upper()}-T1"):
+        assert propose_one(_series(name, SE, 9, 500)).sequence is sequence
+    stem = f"P1_{words} T1".replace(" ", "_").replace("__", "_")
+    assert read_filenames([stem, "P1_T2"], "P1")[stem].sequence is sequence
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [
+        ("T1 w/o", T1),
+        ("T1 w/o c", T1),
+        ("T1 no c", T1),
+        ("T1 without", T1),
+        ("T1 ohne FS gd", T1CE),
+        ("T1 +Gd", T1CE),
+        ("t1_se_c+", T1CE),
+        ("AX T1 W/WO", None),
+        ("T1 with and without contrast", None),
+    ],
+)
+def test_short_forms_of_descriptions(name, sequence):
+    assert propose_one(_series(name, SE, 9, 500)).sequence is sequence
 
 
 def test_the_reason_names_times_and_agent():

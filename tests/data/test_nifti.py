@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -200,3 +201,30 @@ def test_a_mask_of_an_analyze_image_is_nifti(tmp_path, make_image, target):
     like = volume_from_image(image, Path("a.img"), case="A")
     write_label(tmp_path / "mask.nii.gz", target, like=like, convention=BRATS)
     np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, _affine())
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".NII"])
+def test_a_header_that_promises_more_than_its_file_holds_asks_for_no_memory(tmp_path, make_image, suffix):
+    path = tmp_path / f"a{suffix}"
+    nib.save(nib.Nifti1Image(make_image().astype(np.int16), np.eye(4)), tmp_path / "plain.nii")
+    content = bytearray((tmp_path / "plain.nii").read_bytes())
+    content[42:48] = np.array([30000] * 3, "<i2").tobytes()
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    said = r"a\..*: expected a whole NIfTI file, .*54,000,000,000,352 are due by its header, whose shape is \(30000,"
+    with pytest.raises(InputError, match=said):
+        read_volume(path, case="A")
+
+
+def test_what_does_not_fit_into_memory_is_an_error_a_user_can_mend(tmp_path):
+    class Large:
+        shape, affine = (90, 90, 90), np.eye(4)
+
+        @property
+        def dataobj(self):
+            return self
+
+        def __array__(self, *_, **__):
+            return np.empty((1 << 20, 1 << 20, 1 << 4))  # more than any machine has
+
+    with pytest.raises(InputError, match=r"A: a\.nii: expected an image that fits into memory, found shape \(90, 90"):
+        volume_from_image(Large(), Path("a.nii"), case="A")

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when all went well, 1 when part of a cohort failed, 2 for an error the user can mend, 129, 130 and 143 when
+        0 when all went well, 1 when part of a cohort failed, 2 for any error, 129, 130 and 143 when
         interrupted, 141 when nobody reads what is only printed.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -106,6 +106,12 @@ def _run(verb: str, words: list[str], *, debug: bool) -> int:
         place = f"{error.filename}: " if error.filename else ""
         reason = f"{place}{error.strerror or error}. Check that it exists and may be read or written."
         _complain(f"mindgap {verb}: {reason}")
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        kind, text = type(error).__name__, " ".join(str(error).split())
+        _complain(f"mindgap {verb}: unexpected {kind}{': ' if text else ''}{text}; --debug shows where")
         return 2
     return code
 

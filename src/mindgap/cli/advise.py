@@ -12,7 +12,7 @@ import tyro
 from mindgap.cli.terminal import parse, print_table, say
 
 if TYPE_CHECKING:
-    pass
+    from mindgap.data.case import CaseFiles
 
 
 @dataclass(frozen=True)
@@ -23,26 +23,33 @@ class Advise:
     are recognised by name and not opened.
 
     Attributes:
-        case: Folder of the patient.
+        case: Folder of the patient, of NIfTI files.
+        t1: T1 image.
+        t1ce: Contrast-enhanced T1 image.
+        t2: T2 image.
+        flair: FLAIR image.
         model: Calibrated run folder, a model folder of several networks, or a network that comes with mindgap; the
             one in the box by default.
     """
 
-    case: Annotated[Path, tyro.conf.Positional]
+    case: Annotated[Path | None, tyro.conf.Positional] = None
+    t1: Path | None = None
+    t1ce: Path | None = None
+    t2: Path | None = None
+    flair: Path | None = None
     model: Path | None = None
 
 
 def run(words: Sequence[str]) -> int:
     """Run the verb."""
     settings = parse(Advise, words, verb="advise")
-    from mindgap.data.cohort import case_from_folder
     from mindgap.inference.advice import advise
     from mindgap.inference.selection import read_members
     from mindgap.inference.shipped import model_folder
     from mindgap.regions import REGIONS
     from mindgap.sequences import SEQUENCES
 
-    files = case_from_folder(settings.case, label=False)
+    files = _find(settings)
     now, found = advise(read_members(model_folder(settings.model)), files.case_id, files.sequences)
     say(now.describe(files.sequences))
     told = {*files.sequences, *(advice.sequence for advice in found)}
@@ -66,3 +73,24 @@ def run(words: Sequence[str]) -> int:
     )
     say("means over the calibration cases, each with and without the sequence; 95 % bootstrap intervals over cases.")
     return 0
+
+
+def _find(settings: Advise) -> CaseFiles:
+    """The sequences there are.
+
+    Raises:
+        InputError: A folder of DICOM, or what :func:`find_case` refuses.
+    """
+    from mindgap.cli.named_files import find_case, named_files
+    from mindgap.data.dicom import holds_dicom
+    from mindgap.errors import InputError
+
+    if settings.case is not None and holds_dicom(settings.case):
+        raise InputError(
+            case=str(settings.case),
+            expected="a folder of NIfTI files",
+            found="DICOM",
+            mend="look at which series there are (mindgap segment shows them), convert them, and name the files by "
+            "their sequence: --t1, --t1ce, --t2, --flair",
+        )
+    return find_case(settings.case, named_files(settings))

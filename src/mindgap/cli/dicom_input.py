@@ -66,7 +66,7 @@ class DicomCase:
 
 
 def refuse_flags(flags: DicomFlags) -> None:
-    """Refuse flags of DICOM where the input is none.
+    """Refuse flags of DICOM where the input is none; --yes, which asks for nothing, is only said to do nothing.
 
     Raises:
         SettingError: One is set.
@@ -77,6 +77,8 @@ def refuse_flags(flags: DicomFlags) -> None:
     given += ["--dicom-seg"] if flags.dicom_seg is not None else []
     if given:
         raise SettingError(f"{', '.join(given)} needs DICOM input: name a folder (or .zip) of DICOM series.")
+    if flags.yes:
+        say("--yes does nothing here: it confirms which DICOM series is which, and the input is no DICOM.")
 
 
 @contextmanager

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from mindgap.sequences import Sequence
 
 
+_MAKER = "mindgap segment"
+_MARK = b"tEXtSoftware\0" + _MAKER.encode()
+_HEAD = 1024
+"""Bytes of a PNG file in which its texts stand."""
+
+
 def check_picture_path(path: Path | None) -> None:
-    """Refuse, before any work, a name that is none of a PNG file, or a place that cannot be.
+    """Refuse, before any work, a name that is none of a PNG file, a place that cannot be, or a file that is not ours.
 
     Raises:
         SettingError: It is one of these.
@@ -26,13 +32,15 @@ def check_picture_path(path: Path | None) -> None:
         raise SettingError(f"{path} has no name of a picture: let it end in .png.")
     if path is not None and path.is_dir():
         raise SettingError(f"{path} is a folder: name a file.")
+    if path is not None and path.exists() and not _is_own(path):
+        raise SettingError(f"{path} exists and was not drawn by --picture: move it, or choose another place.")
 
 
 def write_picture(path: Path, found: Segmentation, files: CaseFiles, model: str) -> None:
     """Draw a mask on the images the network saw that lie on its grid, and say so.
 
     Args:
-        path: The picture, which is replaced.
+        path: The picture; one of ours that stands there is replaced.
         found: The mask.
         files: The case; of raw scans only the one whose grid the mask has can be drawn below it.
         model: Name of the network.
@@ -49,8 +57,13 @@ def write_picture(path: Path, found: Segmentation, files: CaseFiles, model: str)
         caption += f"\nplease review: {'; '.join(found.confidence.review)}"
     picture = Picture(found.case_id, caption, model, tuple(volumes), images, None, found.target, found.like.affine)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(draw_overlay(picture), path)
+    save_png(draw_overlay(picture), path, software=_MAKER)
     say(f"wrote {path}")
+
+
+def _is_own(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return _MARK in handle.read(_HEAD)
 
 
 def _read(files: CaseFiles, sequence: Sequence) -> Volume:

@@ -154,27 +154,12 @@ def _open_case(settings: Segment, *, dicom: bool) -> AbstractContextManager[Dico
     Raises:
         SettingError: Both are given, or neither.
     """
-    from mindgap.data.cohort import case_from_files, case_from_folder
-    from mindgap.errors import SettingError
-    from mindgap.sequences import Sequence as MriSequence
+    from mindgap.cli.named_files import check_one_way, find_case, named_files
 
-    named = {
-        sequence: path
-        for sequence, path in (
-            (MriSequence.T1, settings.t1),
-            (MriSequence.T2, settings.t2),
-            (MriSequence.T1CE, settings.t1ce),
-            (MriSequence.FLAIR, settings.flair),
-        )
-        if path is not None
-    }
-    if settings.case is not None and named:
-        raise SettingError("give either a folder or named files (--t1 --t1ce --t2 --flair), not both.")
-    if settings.case is None and not named:
-        raise SettingError("no sequence is given: name a folder, or files with --t1 --t1ce --t2 --flair.")
+    named = named_files(settings)
+    check_one_way(settings.case, named)
     if settings.case is not None and dicom:
         assert settings.model is not None
         return open_dicom(settings.case, settings.dicom, settings.model, raw=settings.raw.raw)
     refuse_flags(settings.dicom)
-    files = case_from_folder(settings.case, label=False) if settings.case is not None else case_from_files(named)
-    return nullcontext(DicomCase(files, {}))
+    return nullcontext(DicomCase(find_case(settings.case, named), {}))

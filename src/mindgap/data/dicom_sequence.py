@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mindgap.data.dicom import DicomSeries
 from mindgap.errors import SettingError
-from mindgap.sequences import SEQUENCES, Sequence
+from mindgap.sequences import SEQUENCES, Sequence, contrast_of_text
 
 LEAVE_OUT = "none"
 """What a user writes in the place of a series to leave a sequence out."""
@@ -107,11 +107,9 @@ _WEIGHTING_WORDS: tuple[tuple[str, Sequence], ...] = (
     (r"t2|t2w", Sequence.T2),
     (r"t1|t1w|t1n|t1c|t1ce|t1gd|mprage|f?spgr|bravo|tfl\w*|vibe", Sequence.T1),
 )
-_WITH_CONTRAST = r"gd|gado?\w*|post(?:contrast|con|gd|gado?\w*|km)?|ce|c\+|\+c|\+k|\+?km|contrast|inj\w*|t1c|t1ce"
-_WITHOUT_CONTRAST = (
-    r"(?:pre|precontrast|nativ|native|without|w/?o|unenhanced|non|no|ohne|sans|sin|senza|t1n)"
-    r"(?:[ _-]*(?:contrast|gd|gado?\w*|km|ce|inj\w*|c))?"
-)
+_WITHOUT_ALONE = r"(?:w/?o|without|ohne|sans|sin|senza)"
+"""Of contrast, where it ends a description."""
+_BOTH = r"w(?:ith)?/? *(?:and|&|/|\+)? *(?:w/?o|without)"
 _UNCLEAR_CONTRAST = "c"  # "T1-C" is written for both
 _EITHER_T1 = (Sequence.T1, Sequence.T1CE)
 _NO_AGENT = {"", "none", "no", "n", "na", "n/a", "0", "without", "no contrast", "unknown"}
@@ -259,20 +257,27 @@ def _with_contrast(series: DicomSeries, weighting: Sequence, reason: str) -> Pro
     """T1 or T1ce, by the agent in the header and the words; where they contradict, the user is asked."""
     if weighting is not Sequence.T1:
         return Proposal(series, weighting, reason)
-    text = (series.description or series.protocol).lower().replace("+", " +")
-    text = re.sub(r"(t1w?)(?=gd|gad|km|post|pre)", r"\1 ", text)
-    text = re.sub(r"(pre|post)[ _-]?op\w*", " ", text)  # the operation, not the contrast
+    text = (series.description or series.protocol).lower()
     agent = series.contrast if series.contrast.lower() not in _NO_AGENT else None
-    without = _match(_WITHOUT_CONTRAST, text)
-    called = _match(_WITH_CONTRAST, text.replace(without, " ") if without else text)
+    called, without = contrast_of_text(_in_full(text))
+    if both := _match(_BOTH, text):
+        return Proposal(series, None, f'T1 called "{both}", with or without contrast: ask', may_be=_EITHER_T1)
     if without and (agent or called):
         what = f"the header names the agent {agent}" if agent else f'also "{called}"'
         return Proposal(series, None, f'T1 called "{without}", but {what}: ask', may_be=_EITHER_T1)
     if agent or called:
         return Proposal(series, Sequence.T1CE, f"{reason}; " + (f"agent {agent}" if agent else f'called "{called}"'))
-    if _match(_UNCLEAR_CONTRAST, text):
+    if not without and _match(_UNCLEAR_CONTRAST, text):
         return Proposal(series, None, 'T1 called "c", with or without contrast: ask', may_be=_EITHER_T1)
     return Proposal(series, Sequence.T1, f"{reason}; no contrast agent named")
+
+
+def _in_full(text: str) -> str:
+    """A description with the short forms of DICOM written out: "w/o", "no c", a "without" that ends it, "T1+C"."""
+    text = re.sub(rf"(?<![a-z0-9]){_WITHOUT_ALONE}(?=[^a-z0-9]*$)", "without contrast", text)
+    text = re.sub(r"(?<![a-z0-9])w/?o(?![a-z0-9])", "without", text)
+    text = re.sub(r"(?<![a-z0-9])(no|non|without|ohne|sans|sin|senza)([^a-z0-9]+)c(?![a-z0-9+])", r"\1 contrast", text)
+    return text.replace("_", " ").replace("+", " +") if re.search(r"\+[ck]", text) else text
 
 
 def _find(word: str, sequence: Sequence, proposals: list[Proposal]) -> Proposal:

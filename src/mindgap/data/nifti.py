@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import threading
 import zlib
 from collections.abc import Iterator
@@ -108,18 +110,24 @@ def volume_from_image(image: Any, path: Path, *, case: str, channel: int | None 
         )
     try:
         data = np.asanyarray(image.dataobj if channel is None else image.dataobj[..., channel])
+        array = _numbers(data, f"{case}: {path.name}")
+    except MemoryError as error:
+        raise _too_large(path, case, image.shape) from error
     except _READ_ERRORS as error:
         raise _unreadable(path, case, error) from error
+    return Volume(array, affine, path, image.header.copy())
+
+
+def _numbers(data: NDArray[Any], case: str) -> NDArray[np.float32]:
     if data.dtype.fields is not None or np.iscomplexobj(data):
         raise InputError(
-            case=f"{case}: {path.name}",
+            case=case,
             expected="one number per voxel",
             found=f"voxels of type {data.dtype}",
             mend="convert the colour or complex image to grey values",
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which a case refuses by name
-        array = np.asarray(data, dtype=np.float32)
-    return Volume(array, affine, path, image.header.copy())
+        return np.asarray(data, dtype=np.float32)
 
 
 def _check_shape(shape: tuple[int, ...], channel: int | None, case: str) -> None:
@@ -312,6 +320,9 @@ def _open(path: Path, case: str) -> Any:
         with _unheard():
             image: Any = _load(path)
             edges = _stored_edges(image, path)
+            _check_length(image)
+    except MemoryError as error:
+        raise _too_large(path, case, ()) from error
     except _READ_ERRORS as error:
         raise _unreadable(path, case, error) from error
     if 0 in edges:
@@ -334,6 +345,27 @@ def _stored_edges(image: Any, path: Path) -> tuple[float, ...]:
     return tuple(header["pixdim"][1 : 1 + min(3, header["dim"][0])].tolist())
 
 
+def _check_length(image: Any) -> None:
+    """Hold the shape in a header against the bytes behind it, before memory is asked for so many voxels.
+
+    Raises:
+        EOFError: They are fewer.
+    """
+    place = image.file_map.get("image") if isinstance(image, nib.Nifti1Pair) else None
+    proxy = image.dataobj
+    if place is None or not nib.is_proxy(proxy):
+        return
+    if place.fileobj is not None:
+        length = place.fileobj.seek(0, io.SEEK_END)
+    elif str(place.filename).lower().endswith((".nii", ".img")):
+        length = Path(place.filename).stat().st_size
+    else:  # compressed in a way that only nibabel reads
+        return
+    due = proxy.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+    if length < due:
+        raise EOFError(f"{length:,} bytes, and {due:,} are due by its header, whose shape is {image.shape}")
+
+
 def _load(path: Path) -> Any:
     """Inflate the whole file at once with ISA-L, which takes half the time; other formats in .gz go nibabel's way.
 
@@ -347,6 +379,15 @@ def _load(path: Path) -> Any:
         return nib.load(path, mmap=False)  # a mapped file that is written meanwhile ends the process
     kind = _KINDS.get(content[:4])
     return nib.load(path, mmap=False) if kind is None else kind.from_bytes(content)
+
+
+def _too_large(path: Path, case: str, shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        case=f"{case}: {path.name}",
+        expected="an image that fits into memory",
+        found=f"shape {shape}, which does not" if shape else "one that does not, unpacked",
+        mend="look at its header, crop or resample the image, or use a machine with more memory",
+    )
 
 
 def _unreadable(path: Path, case: str, error: Exception) -> InputError:

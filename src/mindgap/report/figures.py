@@ -95,25 +95,31 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
     return figure
 
 
-def to_png(figure: Figure, *, dpi: int = 110) -> bytes:
+def to_png(figure: Figure, *, dpi: int = 110, software: str | None = None) -> bytes:
     """The figure as the bytes of a PNG file.
 
     Args:
         figure: Any figure of this file.
         dpi: Pixels per inch.
+        software: What the file says it was made by; nothing by default.
     """
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, format="png", metadata={"Software": None})
+    FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, format="png", metadata={"Software": software})
     return buffer.getvalue()
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, *, software: str | None = None) -> None:
     """Write the figure atomically.
+
+    Args:
+        figure: Any figure of this file.
+        path: The file.
+        software: As :func:`to_png`.
 
     Raises:
         MindgapError: The place cannot be written.
     """
-    data = to_png(figure)
+    data = to_png(figure, software=software)
     with write_aside(path) as aside:
         aside.write_bytes(data)
 
