@@ -78,6 +78,19 @@ def test_advice_without_a_model(journey, tmp_path: Path, capsys: pytest.CaptureF
     assert main(["advise", str(folder)]) == 0
     said = capsys.readouterr().out
     assert all(sequence in said for sequence in ("T1ce", "T2", "T1"))
+    assert main(["advise", "--flair", str(_flair(journey))]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_advice_says_how_a_patient_is_named(
+    tmp_path: Path, write_dicom: Callable[..., list[Path]], fails: Callable[[list[str]], str]
+) -> None:
+    write_dicom(tmp_path / "exam", np.ones((4, 4, 3)), np.eye(4))
+    line = fails(["advise", str(tmp_path / "exam")])
+    assert "expected a folder of NIfTI files, found DICOM" in line
+    assert "--t1ce" in line
+    assert "not both" in fails(["advise", str(tmp_path), "--t1", str(tmp_path / "t1.nii.gz")])
+    assert "no sequence is given" in fails(["advise"])
 
 
 def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str], fails: Callable[[list[str]], str]) -> None:

@@ -30,6 +30,8 @@ def test_a_mask_says_from_what_by_what_and_how_it_was_made(anything, study, tmp_
     assert record["subset"] == "T1+T1ce+FLAIR"
     assert record["missing"] == record["missing_for_network"] == ["T2"]
     assert record["not_opened"] == []
+    assert record["force"] is False
+    assert "chosen" not in record, "there is one network"
     assert set(record["inputs"]) == {"T1", "T1ce", "FLAIR"}
     for sequence, taken in record["inputs"].items():
         source = images[Sequence(sequence)].path
@@ -41,6 +43,16 @@ def test_a_mask_says_from_what_by_what_and_how_it_was_made(anything, study, tmp_
     assert all(value >= 0 for value in record["seconds"].values())
     assert set(record["volumes_ml"]) == {"WT", "TC", "ET"}
     assert {"mindgap", "torch", "python"} <= set(record["versions"])
+
+
+def test_a_manifest_says_what_was_forced_and_by_which_brain_mask(anything, study, tmp_path):
+    brain = tmp_path / "brain.nii.gz"
+    brain.write_bytes(b"of this patient")
+    found = find_in(anything, read_for(anything, study.cases[0]))
+    out = tmp_path / "x.nii.gz"
+    record = write_mask(out, found, anything, convention=LABELS, force=True, brain_mask=brain)
+    assert record["force"] is True
+    assert record["brain_mask"] == {"file": str(brain), "sha256": sha256_of(brain)}
 
 
 def test_a_manifest_names_the_link_and_not_what_may_be_the_patients_name(anything, study, tmp_path):

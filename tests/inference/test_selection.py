@@ -188,6 +188,15 @@ def test_every_case_of_a_cohort_is_answered_by_the_member_for_what_it_has(pair_o
     }
     assert {case: record["subset"] for case, record in by.items()} == {c: format_subset(s) for c, s in has.items()}
     assert all(record["confidence"]["expected_dice"] for record in by.values())
+    measured = {case: record["chosen"]["mean_dice"] for case, record in by.items()}
+    assert {case: (e["mean"], e["n"]) for case, e in measured.items()} == {
+        "A": (0.6, 3),
+        "B": (0.3, 3),
+        "C": (0.4, 3),
+        "D": (0.6, 3),
+    }
+    assert by["A"]["chosen"]["trained_for_exactly_these"] is True
+    assert by["A"]["chosen"]["passed_over"] == ["any"]
     assert once(out, resume=True).skipped == list("ABCD")
     bundle(pair_of_runs[:1], tmp_path / "less")
     with pytest.raises(SettingError, match="model_sha256"):

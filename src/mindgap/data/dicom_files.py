@@ -47,7 +47,7 @@ def sort_out(files: Iterable[Path], folder: Path) -> Sorted:
     """
     files = tuple(files)
     dicom = [path for path in files if is_dicom(path)]
-    known, unknown = set(dicom), []
+    known, unknown = set(dicom), list[Path]()
     places = {path.parent for path in dicom if path.name.upper() != _CONTENTS}
     for path in files:
         if path not in known and path.parent in places and not _promises_other(path):

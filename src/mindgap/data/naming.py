@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from itertools import combinations
+from operator import and_
 
 from mindgap.errors import InputError
 from mindgap.sequences import sequence_from_alias
@@ -55,14 +57,13 @@ def patients_apart(parts: Mapping[str, str]) -> tuple[str, str] | None:
     words = {file: _words_of_patient(part) for file, part in parts.items()}
     if not words:
         return None
-    first, *others = map(Counter, words.values())
-    for one in others:
-        first &= one
-    rests = {file: tuple((Counter(own) - first).elements()) for file, own in words.items()}
+    counts = {file: Counter(own) for file, own in words.items()}
+    shared = reduce(and_, counts.values())
+    rests = {file: tuple((count - shared).elements()) for file, count in counts.items()}
     for one, other in combinations(rests, 2):
         mine, theirs = rests[one], rests[other]
         # Beside a shared name with a number in it, words without any are taken for those of an unknown protocol.
-        if mine and theirs and mine != theirs and (not _numbered(first) or (_numbered(mine) and _numbered(theirs))):
+        if mine and theirs and mine != theirs and (not _numbered(shared) or (_numbered(mine) and _numbered(theirs))):
             return one, other
     return None
 

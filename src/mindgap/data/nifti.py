@@ -357,8 +357,8 @@ def _check_length(image: Any) -> None:
         return
     if place.fileobj is not None:
         length = place.fileobj.seek(0, io.SEEK_END)
-    elif str(place.filename).lower().endswith((".nii", ".img")):
-        length = Path(place.filename).stat().st_size
+    elif (name := str(place.filename)).lower().endswith((".nii", ".img")):
+        length = Path(name).stat().st_size
     else:  # compressed in a way that only nibabel reads
         return
     due = proxy.offset + math.prod(image.shape) * image.get_data_dtype().itemsize

@@ -245,7 +245,7 @@ class _Run:
         who, found = result.who, result.found
         grid = _grid_of(found.reading.raw, found.segmentation.subset[0])
         mask = mask_of(self.out, case_id, grid, self.layout)
-        record = write_mask(mask, found, who.predictor, convention=self.convention)
+        record = write_mask(mask, found, who.predictor, convention=self.convention, force=self.force, choice=who.choice)
         if self.layout == "bids":
             describe_bids(mask, record, self.convention)
         if self.probabilities:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence
 from mindgap.inference.predictor import Coverage, Predictor
-from mindgap.inference.selection import Member, choose, read_members
+from mindgap.inference.selection import Choice, Member, choose, read_members
 from mindgap.runfiles import MODELS
 from mindgap.sequences import Subset, format_subset
 
@@ -21,10 +21,12 @@ class Answer:
     Attributes:
         predictor: The network.
         confidence: What is known of it; None for one that was not calibrated.
+        choice: Why it answers, where it is one of a set.
     """
 
     predictor: Predictor
     confidence: Confidence | None = None
+    choice: Choice | None = None
 
 
 @dataclass
@@ -103,7 +105,8 @@ class Panel:
         """
         if self._load is None:
             return next(iter(self._loaded.values()))
-        member = choose(self._members, case_id, available).member
+        choice = choose(self._members, case_id, available)
+        member = choice.member
         if member.folder not in self._loaded:
             self._loaded[member.folder] = Answer(self._load(member.folder), member.confidence)
-        return self._loaded[member.folder]
+        return replace(self._loaded[member.folder], choice=choice)

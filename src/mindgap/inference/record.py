@@ -27,8 +27,9 @@ from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.estimate import NO_TUMOUR
 from mindgap.inference.outputs import remove_probabilities
 from mindgap.inference.predictor import Predictor, Segmentation
+from mindgap.inference.selection import Choice
 from mindgap.regions import LabelConvention
-from mindgap.sequences import SEQUENCES, FileName, format_subset, read_filenames
+from mindgap.sequences import SEQUENCES, FileName, Sequence, format_subset, read_filenames
 
 FORMAT = 1
 
@@ -196,7 +197,16 @@ def find_in(predictor: Predictor, reading: Reading, confidence: Confidence | Non
     return Found(reading, segmentation, time.perf_counter() - began)
 
 
-def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: LabelConvention) -> dict[str, Any]:
+def write_mask(
+    path: Path,
+    found: Found,
+    predictor: Predictor,
+    *,
+    convention: LabelConvention,
+    force: bool = False,
+    choice: Choice | None = None,
+    brain_mask: Path | None = None,
+) -> dict[str, Any]:
     """Write a mask with its sidecar and, last, its manifest ``<name>.manifest.json``.
 
     Probabilities of the mask that stood there before are removed first: they are those of another result.
@@ -209,6 +219,9 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         found: What is written.
         predictor: Whose it is.
         convention: How classes are numbered on disk.
+        force: Whether what is doubtful was let through.
+        choice: Why this network of a set answered.
+        brain_mask: The file that said where the brain of raw scans is.
 
     Returns:
         What the manifest holds.
@@ -224,11 +237,14 @@ def write_mask(path: Path, found: Found, predictor: Predictor, *, convention: La
         "mask": mask,
         **_describe_input(found, predictor),
         **_describe_network(predictor),
+        **({} if choice is None else {"chosen": choice.to_plain()}),
+        "force": force,
         "coverage": found.segmentation.coverage,
         "volumes_ml": {str(region): round(ml, 3) for region, ml in found.segmentation.volumes_ml.items()},
         "confidence": None if found.segmentation.confidence is None else found.segmentation.confidence.to_plain(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         **({"raw": found.reading.raw} if found.reading.raw else {}),
+        **({} if brain_mask is None else {"brain_mask": {"file": str(brain_mask), "sha256": sha256_of(brain_mask)}}),
         "warnings": warnings_about(found),
         "versions": _versions(found, predictor),
     }

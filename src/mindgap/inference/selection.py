@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.evaluation.statistics import Interval, bootstrap_mean
@@ -75,6 +76,19 @@ class Choice:
         if not e.n:
             return f"{name} answers from {seen} ({why})"
         return f"{name} answers from {seen} ({why}): mean Dice {e.text(2)} on {e.n} cases"
+
+    def to_plain(self) -> dict[str, Any]:
+        """For the manifest of a mask."""
+        e = self.expected
+        measured = (
+            {"mean": round(e.mean, 4), "low": round(e.low, 4), "high": round(e.high, 4), "n": e.n} if e.n else None
+        )
+        return {
+            "subset": format_subset(self.subset),
+            "trained_for_exactly_these": self.is_exact,
+            "mean_dice": measured,
+            "passed_over": list(self.passed_over),
+        }
 
 
 def read_members(model: Path) -> tuple[Member, ...]:
@@ -143,15 +157,26 @@ def answering(
         InputError: None of several networks fits.
         MindgapError: What is known is of other weights.
     """
+    choice = choosing(model, case_id, available, say)
+    return (model, None) if choice is None else (choice.member.folder, choice.member.confidence)
+
+
+def choosing(
+    model: Path, case_id: str, available: Subset, say: Callable[[str], None] = lambda line: None
+) -> Choice | None:
+    """The network that answers, as :func:`answering`; None for a single one that does not fit.
+
+    That one is refused by the predictor, which says what it needs.
+    """
     members = read_members(model)
     if len(members) == 1 and members[0].uses(available) is None:
-        return model, None  # refused by the predictor, which says what this network needs
+        return None
     choice = choose(members, case_id, available)
     if len(members) > 1 or choice.expected.n:
         say(choice.describe(available))
     if choice.member.confidence is None:
         say(f"no estimate of reliability: {choice.member.folder} was not calibrated (mindgap calibrate)")
-    return choice.member.folder, choice.member.confidence
+    return choice
 
 
 def joint_card(model: Path) -> ModelCard:
