@@ -56,6 +56,12 @@ _T1_WITH = rf"t1w?\+?(?:c\+?|ca|post(?:{_GIVEN})?|{_GIVEN})|(?:c|ce|gd|post)t1w?
 _LAID_ON = r"to|in|on|space"
 _REGISTERED = r"2|(?:co)?reg\w*|align\w*|warp\w*|rigid|affine"
 """Before the name of the image that another one was laid on ("FLAIR_to_T1"); these also where nothing was."""
+_FAT_SATURATED = ("fs", "fatsat")
+"""Of a T1 more often with contrast than without, which nobody can know."""
+_PROTOCOL = (
+    rf"[23]d|iso|ax|axial|tra|transversal|sag|sagittal|cor|coronal|mprage|mpr|t?se|fse|{'|'.join(_FAT_SATURATED)}"
+)
+"""May stand behind the name of a sequence and say nothing of which it is ("dark fluid" does, and is not here)."""
 _OTHER_MR = r"adc|dwi|dti|swi|asl|dsc|dce|perf\w*|cbv|cbf|mra|ct|pet"
 """No sequence of these four, whatever it was laid on."""
 _T1_WITHOUT = rf"t1n|t1w?pre(?:{_GIVEN})?|t1w?native?|t1w?non?(?:{_GIVEN})"
@@ -118,13 +124,14 @@ def read_filenames(stems: Iterable[str], case_id: str = "") -> dict[str, FileNam
     """Take the names of one case's images apart; those that name no sequence are left out.
 
     The alias has to be the last token of a name ("BraTS-GLI-00000-000-t1c", "Brats18_X_flair"), but for words of
-    contrast behind it ("T1_post"), so that a case called "T2_study" is not taken for a T2 image. A T1 with a word of
-    contrast anywhere is T1ce ("post_T1", "sub-1_ce-gadolinium_run-1_T1w"); "T1_FLAIR" is a T1 with an inversion.
-    What a case is called says nothing about its images: words of ``case_id`` do not count ("POST_01_t1"), nor do
-    those that all names begin with, nor subjects and sessions of BIDS. Words that say both, and words that may be
-    part of the name of the case, leave T1 and T1ce open. A name that holds another sequence before its last one
-    ("FLAIR_reg_T1"; "T2_FLAIR" is a FLAIR), or says that something lies on it ("scan_to_T1"), leaves open which it is;
-    one of another kind ("ADC_to_FLAIR") names none.
+    contrast and of the protocol behind it ("T1_post", "T2_TSE_tra", "t1_mprage_km"), so that a case called "T2_study"
+    is not taken for a T2 image. A T1 with a word of contrast anywhere is T1ce ("post_T1",
+    "sub-1_ce-gadolinium_run-1_T1w"); "T1_FLAIR" is a T1 with an inversion. What a case is called says nothing about its
+    images: words of ``case_id`` do not count ("POST_01_t1"), nor do those that all names begin with, nor subjects and
+    sessions of BIDS. Words that say both, and words that may be part of the name of the case, leave T1 and T1ce open,
+    and so does a T1 with fat saturation and no word of contrast. A name that holds another sequence before its last
+    one ("FLAIR_reg_T1"; "T2_FLAIR" is a FLAIR), or says that something lies on it ("scan_to_T1"), leaves open which it
+    is; one of another kind ("ADC_to_FLAIR") names none.
 
     Args:
         stems: File names without ".nii" or ".nii.gz", of one case.
@@ -160,10 +167,12 @@ class _Tokens:
         if not words or matches[-1].end() < len(stem):
             return None
         at = len(words) - 1
-        while at and _sequence_of(words[at]) is None and _speaks(words, at):
+        while at and _sequence_of(words[at]) is None and (_speaks(words, at) or _is(rf"{_PROTOCOL}|with", words[at])):
             at -= 1
-        behind = at < len(words) - 1
+        behind = any(_speaks(words, index) for index in range(at + 1, len(words)))
         if _sequence_of(words[at]) not in ((Sequence.T1, Sequence.FLAIR) if behind else SEQUENCES):
+            return None
+        if words[-1] == "with":
             return None
         return _Tokens(stem, words, tuple(match.span() for match in matches), at)
 
@@ -182,7 +191,7 @@ class _Tokens:
                 start -= 1
             if start > 1 and self.words[0] == "sub" and self._between(start) == "-":
                 start -= 1  # the key of an entity, with its value
-        elif self.at < len(self.words) - 1:
+        elif any(_speaks(self.words, index) for index in range(self.at + 1, len(self.words))):
             return None
         if any(_is(_OTHER_MR, word) for word, hushed in zip(self.words[:start], quiet, strict=False) if not hushed):
             return None
@@ -213,6 +222,7 @@ class _Tokens:
             0 < start <= (shared or 0) and not own[start - 1] and _is(_WITH, words[start - 1]),
             bool(start) and before[start - 1] == "c",
             words[at + 1 :] == ("c",) and self._between(at + 1) == "-",  # "T1-C" is written for both
+            not given and not withheld and any(word in _FAT_SATURATED for word in words[at + 1 :]),
             not given and ("acq", "ce") in pairwise(words),  # contrast, to some; BIDS has an entity of its own for it
         )
         return None if any(doubts) else Sequence.T1CE if given else Sequence.T1

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from mindgap.cli import main
+from mindgap.cli.segment_cohort import _say_what_to_look_at
 from mindgap.files import sha256_of
+from mindgap.inference.status import CaseStatus
 from mindgap.runfiles import read_lines
 
 WHOLE = ["--coverage", "whole"]
@@ -225,6 +227,18 @@ def test_masks_inside_the_cohort_are_no_cases_of_the_next_run(journey, many: Pat
         words = ["segment", str(root), "--model", str(journey.flair), "-o", str(root / name), "--labels", labels]
         assert main([*words, *WHOLE]) == 0
     assert set(_masks(root / "second")) == {"case-1", "case-2"}
+
+
+def test_masks_to_review_and_warnings_are_named_after_a_cohort(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [CaseStatus(f"P{n:02d}", "done", review=["expected Dice of WT 0.51 is below 0.70"]) for n in range(12)]
+    _say_what_to_look_at([*lines, CaseStatus("P20", "done", "T1ce absent, and files were left alone")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "please review: P00: expected Dice of WT 0.51 is below 0.70"
+    assert said[-2:] == [
+        "please review: 2 more, see summary.csv",
+        "beware: P20: T1ce absent, and files were left alone",
+    ]
+    assert len(said) == 12
 
 
 def test_settings_that_do_not_fit_a_cohort_or_its_folder_are_refused(

@@ -48,6 +48,15 @@ def test_one_case_folder_is_a_cohort(tmp_path, write_case, monkeypatch):
     assert _ids(discover(Path())) == ["X"]
 
 
+def test_a_patient_with_a_folder_for_each_sequence_is_not_several_patients(tmp_path, write_case):
+    write_case(tmp_path / "P1" / "T1")
+    write_case(tmp_path / "P1" / "FLAIR")
+    write_case(tmp_path / "P2")
+    for place in (tmp_path, tmp_path / "P1"):
+        with pytest.raises(InputError, match=r"named as sequences \(FLAIR, T1\), as of one patient"):
+            discover(place)
+
+
 def test_the_misnamed_label_of_brats_2020(tmp_path, write_case, write_nifti, make_label):
     folder = write_case(tmp_path / "BraTS20_Training_355", label=None)
     write_nifti(folder / "W39_1998.09.19_Segm.nii", make_label())

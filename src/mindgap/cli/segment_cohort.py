@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ from mindgap.cli.terminal import ProgressLine, say
 
 if TYPE_CHECKING:
     from mindgap.data.raw import RawOptions
+    from mindgap.inference.status import CaseStatus
+
+_MOST_NAMED = 10
 
 
 def is_for_cohort(settings: Segment) -> bool:
@@ -43,6 +47,7 @@ def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
     from mindgap.api import segment_cohort
     from mindgap.data.nifti import is_nifti
     from mindgap.errors import SettingError
+    from mindgap.inference.status import read_status
 
     assert settings.case is not None
     assert settings.model is not None
@@ -52,7 +57,10 @@ def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
         if path is not None:
             raise SettingError(f"{flag} is for one patient: name a case folder, or leave it out.")
     if is_nifti(settings.out):
-        raise SettingError(f"{settings.case} is a cohort, whose masks go into a folder: name it with -o OUTDIR.")
+        raise SettingError(
+            f"{settings.case} holds no images of its own, and is taken for a cohort, whose masks go into a folder: "
+            "name it with -o OUTDIR, or name the folder of one patient."
+        )
     begun = cache(ProgressLine)  # its clock runs from the first picture, not from the first case
     outcome = segment_cohort(
         settings.case,
@@ -79,7 +87,20 @@ def run_cohort(settings: Segment, raw: RawOptions | None) -> int:
     say(f"{counts} (labels {settings.labels}; research use only)")
     for reason in outcome.failed.values():
         say(f"failed: {reason}")
+    _say_what_to_look_at([line for case, line in read_status(settings.out).items() if case in set(outcome.done)])
     return 1 if outcome.failed else 0
+
+
+def _say_what_to_look_at(lines: Sequence[CaseStatus]) -> None:
+    """Name the masks that a human should look at, and those that came with a warning; all stand in the summary."""
+    for what, told in (
+        ("please review", {line.case: "; ".join(line.review) for line in lines if line.review}),
+        ("beware", {line.case: line.reason for line in lines if line.reason}),
+    ):
+        for case, why in list(told.items())[:_MOST_NAMED]:
+            say(f"{what}: {case}: {why}")
+        if len(told) > _MOST_NAMED:
+            say(f"{what}: {len(told) - _MOST_NAMED} more, see summary.csv")
 
 
 def _is_cohort(place: Path) -> bool:

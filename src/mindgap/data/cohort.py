@@ -141,7 +141,30 @@ def _find(root: Path, *, label: bool) -> Cohort:
         if cohort.cases:
             raise _mixed(root, f"imagesTr (MSD or nnU-Net) and case folders ({cohort.layout})")
         return _from_channels(root, root / "imagesTr", label=label)
+    _refuse_folders_of_sequences(cohort.cases)
     return cohort
+
+
+def _refuse_folders_of_sequences(cases: abc.Iterable[CaseFiles]) -> None:
+    """Refuse a patient with a folder for each sequence, which would be as many patients with one sequence each.
+
+    Raises:
+        InputError: The case folders within some folder are all named as different sequences.
+    """
+    folders: dict[Path, set[str]] = {}
+    for files in cases:
+        place = next(iter(files.images.values())).path.parent
+        folders.setdefault(place.parent, set()).add(place.name)
+    for place, names in folders.items():
+        found = {sequence_from_alias(name) for name in names}
+        if len(names) > 1 and None not in found and len(found) == len(names):
+            raise InputError(
+                case=str(place),
+                expected="a folder for each case",
+                found=f"folders named as sequences ({', '.join(sorted(names))}), as of one patient",
+                mend="put the files of the patient into one folder, or name each by its sequence (--t1, --t1ce, --t2, "
+                "--flair, or a manifest)",
+            )
 
 
 def case_from_folder(folder: Path, *, label: bool = True) -> CaseFiles:
