@@ -1,4 +1,8 @@
+from itertools import combinations
+
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from mindgap.evaluation.calibration import reliability_bins
 from mindgap.regions import REGIONS
@@ -28,7 +32,21 @@ def test_every_subset_has_a_sign_of_its_own_beside_the_points():
     figure = draw_reliability(bins, pairs, title="a network")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [format_subset(subset) for subset in SUBSETS]
-    signs = {(line.get_marker(), line.get_markerfacecolor()) for line in legend.get_lines()}
-    assert len(signs) == len(SUBSETS)
+    size = figure.axes[-1].collections[0].get_sizes()[0]
+    signs = [
+        inked(line.get_marker(), size, filled=line.get_markerfacecolor() != "none") for line in legend.get_lines()
+    ]
+    assert min(np.abs(one - other).sum() for one, other in combinations(signs, 2)) > 12, "as they are printed"
     figure.draw_without_rendering()
     assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
+
+
+def inked(marker, size, *, filled):
+    """How dark the pixels of a point are at the resolution of the pictures."""
+    figure = Figure(figsize=(0.2, 0.2), dpi=110, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.scatter([0], [0], s=size, marker=marker, facecolors="k" if filled else "none", edgecolors="k", linewidths=0.9)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return 1 - np.asarray(canvas.buffer_rgba())[..., 0] / 255

@@ -14,8 +14,9 @@ from mindgap.regions import REGIONS
 from mindgap.report.scene import REGION_COLOURS
 
 _INK, _FAINT, _GRID = "#1d2733", "#8a94a0", "#e3e7eb"
-_SIGNS = [(marker, face) for face in (_INK, "none") for marker in "osD^vP*X"]
-"""Marker and filling, one for each of the fifteen subsets."""
+_SIGNS = [*((marker, face) for face in (_INK, "none") for marker in "osD^v<>"), ("*", _INK)]
+"""Marker and filling, one for each of the fifteen subsets; a star or a plus shows too little of its filling."""
+_SIGN_POINTS2 = 26
 _FEWEST_VOXELS = 50  # a bin of fewer says nothing
 
 
@@ -49,14 +50,14 @@ def draw_reliability(
             x, y = np.array(points, dtype=np.float64).T
             marker, face = _SIGNS[number]
             below.scatter(
-                x, y, s=20, marker=marker, facecolors=face if face == "none" else REGION_COLOURS[region],
+                x, y, s=_SIGN_POINTS2, marker=marker, facecolors=face if face == "none" else REGION_COLOURS[region],
                 edgecolors=REGION_COLOURS[region], linewidths=0.9, alpha=0.75, label=subset,
             )  # fmt: skip
         _frame(above, str(region), "probability", "share of true voxels")
         _frame(below, "", "expected Dice", "Dice")
         above.legend(fontsize=8, frameon=False, loc="upper left")
     handles = [
-        Line2D([], [], linestyle="", marker=marker, markersize=5, color=_INK, markerfacecolor=face, label=subset)
+        Line2D([], [], linestyle="", marker=marker, markersize=6, color=_INK, markerfacecolor=face, label=subset)
         for subset, (marker, face) in zip(subsets, _SIGNS, strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
