@@ -148,9 +148,17 @@ def test_learning_shows_what_was_logged():
     figure = draw_learning(terms, validations)
     assert len(figure.axes) == 4
     assert "not a measure of information" in figure.axes[3].get_title(loc="left")
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1, "the same steps everywhere"
     assert len(draw_learning(terms, []).axes) == 2
     assert len(draw_learning([], validations).axes) == 2
     assert to_png(draw_learning([], []), dpi=30).startswith(PNG)
+
+
+def test_three_panels_leave_no_place_empty():
+    terms = [{"step": step, "lr": 0.1, "loss": 1.0} for step in (1, 2)]
+    figure = draw_learning(terms, [{"step": 2, "WT": 0.5, "TC": 0.4, "ET": 0.3, "mean": 0.4}])
+    spans = [axes.get_subplotspec() for axes in figure.axes]
+    assert [(span.rowspan.start, *span.colspan) for span in spans] == [(0, 0, 1), (1, 0), (1, 1)]
 
 
 def test_smoothing_keeps_a_constant_and_terms_may_be_negative_or_nan():
@@ -173,6 +181,9 @@ def test_every_case_is_a_dot():
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["m · T1", "baseline: threshold · T1"]
     assert to_png(draw_scores([]), dpi=30).startswith(PNG)
+    assert [line.get_marker() for line in figure.axes[0].lines if line.get_marker() != "None"] == ["D", "D"]
+    alone = draw_scores([score for score in scores if score.case == "a"])
+    assert not alone.axes[0].lines, "the mean of one case would hide its dot"
 
 
 def test_png_is_written_atomically(tmp_path):

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from mindgap.evaluation.scores import Score
-from mindgap.evaluation.statistics import Interval
+from mindgap.evaluation.statistics import Interval, bootstrap_mean
 from mindgap.evaluation.summary import summarise
 from mindgap.report.figures import Picture
-from mindgap.report.page import Comparison, RunSection, build_page, format_mm, format_p, format_signed, result_sentence
+from mindgap.report.page import (
+    Comparison,
+    RunSection,
+    build_page,
+    format_mm,
+    format_p,
+    format_signed,
+    result_sentence,
+    true_coverage,
+)
 from mindgap.sequences import SUBSETS, format_subset
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x.png>"
@@ -126,6 +135,44 @@ def test_scores_are_printed_to_three_decimals_and_an_undefined_distance_as_a_das
     assert format_mm(3.25) in {"3.2", "3.3"}
 
 
+def test_means_over_fewer_cases_than_the_row_has_say_over_how_many():
+    scores = make_scores(cases="abc")
+    scores = [replace(s, hd95_mm=math.nan) if (s.case, s.region) == ("a", "ET") else s for s in scores]
+    distances = page_of(scores=scores).partition("<summary>HD95")[2]
+    assert [re.sub("<.*?>", " ", cell).split()[1:] for cell in re.findall(r"<td>(.*?)</td>", distances)[:3]] == [
+        [],
+        [],
+        ["2", "of", "3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [
+        ("abcdefghi", "Intervals over 9 cases are too narrow: about 90&nbsp;% true coverage"),
+        ("abcdefghijkl", "Intervals over 12 cases are too narrow: about 91&nbsp;% true coverage"),
+        ("ab", "Intervals over 2 cases are too narrow: about 50&nbsp;% true coverage"),
+        ("abcdefghijklmnopqrst", None),
+        ("a", None),
+    ],
+)
+def test_intervals_over_few_cases_are_called_too_narrow(cases, said):
+    words = words_of(page_of(scores=make_scores(cases=cases)))
+    assert (said in words) if said else ("too narrow" not in words)
+    assert ("interval" in words.partition("Settings and facts")[0].partition("What the numbers mean")[0]) == (
+        len(cases) > 1
+    )
+
+
+def test_the_coverage_that_is_said_is_that_of_the_intervals():
+    rng = np.random.default_rng(0)
+    intervals = [
+        bootstrap_mean(dict(zip("abcdefghi", row, strict=True)), draws=400) for row in rng.normal(size=(600, 9))
+    ]
+    hit = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+    assert hit == pytest.approx(true_coverage(9), abs=0.03)
+
+
 def test_the_baseline_is_marked():
     page = page_of(scores=make_scores() + make_scores("threshold", dice=0.2))
     assert page.count('<tr class="baseline">') == 2, "among the Dice and among the distances"
@@ -185,7 +232,7 @@ def test_settings_and_facts_are_laid_open():
         "12 entries case0, case1",
         "cases.test 1: t1",
         "not finished",
-        "mindgap, brats",
+        "mindgap cite run",
         "Anchor weights are not identifiable",
     ]
     for expected in expectations:

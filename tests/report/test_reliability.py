@@ -33,9 +33,7 @@ def test_every_subset_has_a_sign_of_its_own_beside_the_points():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [format_subset(subset) for subset in SUBSETS]
     size = figure.axes[-1].collections[0].get_sizes()[0]
-    signs = [
-        inked(line.get_marker(), size, filled=line.get_markerfacecolor() != "none") for line in legend.get_lines()
-    ]
+    signs = [inked(line.get_marker(), size, filled=line.get_markerfacecolor() != "none") for line in legend.get_lines()]
     assert min(np.abs(one - other).sum() for one, other in combinations(signs, 2)) > 12, "as they are printed"
     figure.draw_without_rendering()
     assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)

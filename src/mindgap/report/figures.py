@@ -43,6 +43,8 @@ _SMOOTHING_SHARE = 40  # the window of the running mean is a fortieth of the run
 def draw_learning(terms: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> Figure:
     """How a run learned: loss terms, validation Dice, learning rate, anchor weights, as far as logged.
 
+    All panels show the same steps, from 0 to the last one logged.
+
     Args:
         terms: Lines of terms.jsonl: "step", "lr" and the named terms.
         validations: Lines of validations.jsonl: "step", WT, TC, ET, "mean" and perhaps anchor weights.
@@ -60,10 +62,16 @@ def draw_learning(terms: Sequence[Mapping[str, Any]], validations: Sequence[Mapp
     columns = min(2, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / 2))
     figure = Figure(figsize=(5.4 * columns, 3.1 * rows), layout="constrained", facecolor="white")
-    for place, (plot, lines) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    grid = figure.add_gridspec(rows, columns)
+    spare = rows * columns - len(panels)  # of three the first is as wide as the two below it
+    last = max((line.get("step", 0) for line in (*terms, *validations)), default=0)
+    for place, (plot, lines) in enumerate(panels):
+        row, column = divmod(place + (spare if place else 0), columns)
+        axes = figure.add_subplot(grid[row, :] if spare and not place else grid[row, column])
         plot(axes, lines)
         _tidy(axes)
+        axes.set_xlim(-0.02 * last, max(1.02 * last, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
         axes.set_xlabel("optimiser step", fontsize=9)
     if not panels:
         figure.text(0.5, 0.5, "nothing was logged", ha="center", va="center", color=_FAINT)
@@ -144,7 +152,7 @@ def _plot_cases(axes: Axes, place: int, row: SummaryRow, region: str, values: Ma
     axes.scatter(list(values.values()), height, s=17, facecolors=face, edgecolors=colour, alpha=0.85, linewidths=0.9)
     if math.isfinite(interval.low):
         axes.plot([interval.low, interval.high], [place, place], color=_INK, linewidth=2.0, solid_capstyle="butt")
-    if math.isfinite(interval.mean):
+    if interval.n > 1:  # of a single case the dot is the mean, and would be hidden
         axes.plot([interval.mean], [place], "D", color=_INK, markersize=5.5, markeredgecolor="white")
 
 
@@ -199,7 +207,6 @@ def _plot_validations(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
     if len(values):
         axes.plot(steps, values, color=_INK, linewidth=1.2, linestyle="--", label="mean")
     axes.set_ylim(0, 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_title("Dice on the validation cases", fontsize=10, color=_INK, loc="left")
     axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower right")
 
@@ -216,6 +223,5 @@ def _plot_anchors(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
             *_series(lines, key), marker="osD^v"[place % 5], markersize=4, linewidth=1.4,
             color=_LINES[place % len(_LINES)], label=key.removeprefix(ANCHOR_PREFIX),
         )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_title("Anchor weights (not a measure of information)", fontsize=10, color=_INK, loc="left")
     axes.legend(fontsize=8, frameon=False, ncols=4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -106,7 +108,7 @@ def build_page(
         title=title,
         result=result_sentence(rows),
         **_describe_scores(scores, rows),
-        few=any(0 < row.n < _FEW_CASES for row in rows),
+        **_describe_intervals(rows),
         verdicts=[(c, verdict_of(c.difference), p) for c, p in zip(comparisons, adjusted, strict=True)],
         attainable=attainable_sentence(comparisons),
         score_chart=_data_uri(to_png(draw_scores(scores), dpi=_CHART_DPI)) if rows else None,
@@ -132,6 +134,21 @@ def result_sentence(rows: Sequence[SummaryRow]) -> str:
         words.append(f"{row.mean.text()} for {row.model} seeing {row.subset} ({cases}{beside})")
     among = f" (the {len(shown)} best of {len(best)} subsets)" if len(shown) < len(best) else ""
     return f"Mean Dice over WT, TC and ET{among}: {'; '.join(words)}."
+
+
+def true_coverage(patients: int) -> float:
+    r"""How often a 95 % percentile bootstrap of so few, normally distributed values holds their true mean.
+
+    Its ends lie about $1.96\,\hat\sigma/\sqrt n$ away, where $\hat\sigma$ divides by n and the normal quantile stands in
+    for Student's: $P(|t_{n-1}| < 1.96\sqrt{(n-1)/n})$. Of two values they are the values themselves: one half.
+
+    Args:
+        patients: At least 2.
+    """
+    from scipy import stats
+
+    reach = 1.96 * math.sqrt((patients - 1) / patients)
+    return 0.5 if patients == 2 else float(2 * stats.t.cdf(reach, patients - 1) - 1)
 
 
 def verdict_of(difference: Interval) -> tuple[str, str]:
@@ -228,12 +245,30 @@ def _describe_scores(scores: Sequence[Score], rows: Sequence[SummaryRow]) -> dic
     """What the tables show: ETpp and the optional columns only where a run has them."""
     regions = [region for region in TABLE_REGIONS if region != ETPP or any(row.dice[region].n for row in rows)]
     columns = ["dice", *(column for column in DEFINITIONS if any(column in row.means for row in rows))]
+    averaged = average_subsets(scores)
+    counts = Counter(
+        (score.model, score.subset, score.region, column)
+        for score in (*scores, *averaged)
+        for column in columns
+        if math.isfinite(getattr(score, column))
+    )
     return {
-        "rows": [*rows, *summarise(average_subsets(scores))],
+        "rows": [*rows, *summarise(averaged)],
+        "counts": counts,
         "regions": regions,
         "others": [DEFINITIONS[column] for column in columns if column != "dice"],
         "definitions": [DEFINITIONS[column].text for column in columns] + [ETPP_TEXT] * (ETPP in regions),
     }
+
+
+def _describe_intervals(rows: Sequence[SummaryRow]) -> dict[str, Any]:
+    """Whether there are any, and how much too narrow those over the fewest patients are."""
+    intervals = [row.mean for row in rows if math.isfinite(row.mean.low)]
+    few = min(intervals, key=lambda interval: interval.patients, default=None)
+    narrow = None
+    if few is not None and few.patients < _FEW_CASES:
+        narrow = {"counted": few.counted, "percent": round(100 * true_coverage(few.patients))}
+    return {"has_intervals": bool(intervals), "narrow": narrow}
 
 
 def _describe_run(run: RunSection) -> dict[str, Any]:
@@ -252,7 +287,7 @@ def _describe_run(run: RunSection) -> dict[str, Any]:
         "reliability": _data_uri(run.reliability) if run.reliability else None,
         "settings": list(_flatten(run.settings)),
         "facts": list(_flatten({key: value for key, value in run.facts.items() if key != "citations"})),
-        "citations": [str(key) for key in run.facts.get("citations", [])],
+        "cite": f"mindgap cite {shlex.quote(run.name)}" if run.facts.get("citations") else "",
     }
 
 
