@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -121,14 +123,33 @@ def test_the_reader_sees_what_the_network_did_not_and_is_told():
     assert titles[3:] == ["FLAIR, seen", "T1, seen", "errors"]
 
 
-def test_a_case_without_reference_is_drawn_without_outline_and_errors():
+def test_a_case_without_reference_is_its_own_outline_and_has_no_errors():
     figure = draw_overlay(make_picture(reference=False))
-    assert not figure.axes[0].collections
+    assert figure.axes[0].collections
+    beside = draw_overlay(make_picture())
+    light, strong = (paint_of_panel(drawn, 0, 1)[..., 3].max() for drawn in (figure, beside))
+    assert 0 < light < strong / 2, "what has to be judged is the tumour below"
+    (words,) = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+    assert [word.partition(",")[0] for word in words] == ["WT", "TC", "ET"]
     assert [axes.get_title() for axes in figure.axes[3:]] == ["T1, seen", "FLAIR, NOT seen by network"]
     assert make_picture(reference=False).caption in figure.get_suptitle()
     alone = draw_overlay(make_picture(names=(), reference=False))
     assert alone.axes[-1].get_title() == "no reference, so no errors"
     assert to_png(figure, dpi=30).startswith(PNG)
+
+
+def test_the_planes_are_equally_high_and_what_to_know_stands_above_them():
+    reasons = "; ".join(f"reason {number} why this mask should be looked at by a human" for number in range(6))
+    figure = draw_overlay(replace(make_picture(reference=False), warning=reasons))
+    figure.draw_without_rendering()
+    heights = [axes.get_window_extent().height for axes in figure.axes[:3]]
+    assert heights == pytest.approx([heights[0]] * 3, rel=0.02)
+    said = figure.get_suptitle()
+    assert "research use only" in said
+    assert reasons in " ".join(said.split("\n"))
+    (headline,) = (text for text in figure.texts if text.get_text() == said)
+    assert headline.get_window_extent().x1 < figure.bbox.width, "long reasons are wrapped"
+    assert "please review" not in draw_overlay(make_picture(reference=False)).get_suptitle()
 
 
 def test_empty_masks_missing_images_and_nan_are_drawn():

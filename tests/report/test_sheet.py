@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -40,6 +41,14 @@ def test_every_case_is_shown_on_what_the_network_saw_best(cases):
     assert titles[1] == "B\nno tumour found\nsaw T1+T2"
     assert "T2" in [text.get_text() for text in figure.axes[0].texts]
     assert "patient's right on the left" in figure.get_suptitle()
+
+
+def test_a_tile_to_be_reviewed_is_framed_and_counted(cases):
+    figure = draw_sheet([replace(cases[0], review=True), *cases[1:]], LABELS, headline="5 cases")
+    assert [len(axes.patches) for axes in figure.axes[:5]] == [1, 0, 0, 0, 0]
+    assert ["please review" in title for title in _titles(figure)[:5]] == [True, *[False] * 4]
+    assert "1 to be reviewed" in figure.get_suptitle()
+    assert "reviewed" not in draw_sheet(cases, LABELS, headline="").get_suptitle()
 
 
 def test_the_largest_plane_is_shown_with_right_on_the_left(cases):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from mindgap.data.case import CaseFiles
     from mindgap.data.volume import Volume
     from mindgap.inference.predictor import Segmentation
+    from mindgap.report.scene import Picture
     from mindgap.sequences import Sequence
 
 
@@ -45,20 +47,30 @@ def write_picture(path: Path, found: Segmentation, files: CaseFiles, model: str)
         files: The case; of raw scans only the one whose grid the mask has can be drawn below it.
         model: Name of the network.
     """
-    from mindgap.data.brain import lies_on
     from mindgap.report.figures import draw_overlay, save_png
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(draw_overlay(picture_of(found, files, model)), path, software=_MAKER)
+    say(f"wrote {path}")
+
+
+def picture_of(found: Segmentation, files: CaseFiles, model: str) -> Picture:
+    """What is drawn: the mask, its volumes, and how far it can be trusted where that is known."""
+    from mindgap.data.brain import lies_on
+    from mindgap.regions import Region
     from mindgap.report.scene import Picture
 
     volumes = {str(sequence): _read(files, sequence) for sequence in found.subset}
     images = {name: volume.array for name, volume in volumes.items() if lies_on(found.like, volume)}
     sizes = " · ".join(f"{region} {ml:.1f}" for region, ml in found.volumes_ml.items())
     caption = f"predicted {sizes} mL" if found.target.any() else "no tumour found"
-    if found.confidence is not None and found.confidence.review:
-        caption += f"\nplease review: {'; '.join(found.confidence.review)}"
-    picture = Picture(found.case_id, caption, model, tuple(volumes), images, None, found.target, found.like.affine)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(draw_overlay(picture), path, software=_MAKER)
-    say(f"wrote {path}")
+    estimate = found.confidence
+    warning = "" if estimate is None else "; ".join(estimate.review)
+    if estimate is not None and math.isfinite(estimate.dice[Region.WT]):
+        caption += f"  ·  expected Dice of WT {estimate.dice[Region.WT]:.2f}"
+    return Picture(
+        found.case_id, caption, model, tuple(volumes), images, None, found.target, found.like.affine, warning
+    )
 
 
 def _is_own(path: Path) -> bool:

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from mindgap.regions import REGIONS, Region
+from mindgap.regions import Region
 from mindgap.report.scene import (
     ERROR_COLOURS,
     FILL_ALPHA,
+    LIGHT_ALPHA,
     REGION_COLOURS,
     VIEWS,
+    WARNING_COLOUR,
     Picture,
     Scene,
     show_contours,
     show_errors,
     show_fill,
     show_image,
+    show_outline,
 )
 
 READER_PREFERENCE = ("FLAIR", "T2", "T1ce", "T1")
 """Where a whole tumour is easiest to see, best first."""
 
 _INK, _FAINT = "#1d2733", "#8a94a0"
-_WIDTH_INCH = 10.8
+_WIDTH_INCH, _LETTERS = 10.8, 150
+"""Of the planes, and of a line of the headline."""
+_NAMES = {
+    Region.WT: "WT, whole tumour (fill: oedema)",
+    Region.TC: "TC, core (fill: necrosis)",
+    Region.ET: "ET, enhancing",
+}
+RESEARCH = "research use only, not a medical device"
 
 
 def unseen_for_reader(picture: Picture) -> str | None:
@@ -41,11 +53,12 @@ def unseen_for_reader(picture: Picture) -> str | None:
 def draw_overlay(picture: Picture) -> Figure:
     """Axial, coronal and sagittal planes through the tumour, and below the plain images and the errors.
 
-    Where there is no reference the caption stands in the place of the errors, above the planes.
+    Where there is no reference the prediction is an outline with a light fill, and the caption stands above the planes,
+    with the reason why a human should look.
 
     The axial plane is the one with the largest reference WT area (predicted, where there is no reference), and
-    the two others run through its fullest row and column. Radiological convention: the patient's right is on
-    the left of the screen.
+    the two others run through its fullest row and column. The planes are equally high, each with a scale of its own.
+    Radiological convention: the patient's right is on the left of the screen.
 
     Args:
         picture: What to draw.
@@ -56,11 +69,9 @@ def draw_overlay(picture: Picture) -> Figure:
     known = [*_ranked(picture, picture.seen), *([unseen] if unseen else [])]
     lower = [*known, None] if picture.reference is not None or not known else known  # None: the errors
 
-    sizes = [scene.extent_mm(view) for view in VIEWS]
-    widths, heights = [width for width, _ in sizes], [height for _, height in sizes]
-    inch_per_mm = _WIDTH_INCH / sum(widths)
-    upper_inch = max(heights) * inch_per_mm + 0.3
-    lower_inch = min(_WIDTH_INCH / len(lower) * heights[0] / widths[0], 1.1 * upper_inch) + 0.3
+    widths = [width / height for width, height in map(scene.extent_mm, VIEWS)]  # of planes that are equally high
+    upper_inch = _WIDTH_INCH / sum(widths) + 0.3
+    lower_inch = min(_WIDTH_INCH / len(lower) / widths[0] + 0.3, upper_inch)
     engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05)
     figure = Figure(figsize=(_WIDTH_INCH + 0.2, upper_inch + lower_inch + 0.8), layout=engine, facecolor="white")
     outer = figure.add_gridspec(2, 1, height_ratios=(upper_inch, lower_inch))
@@ -68,18 +79,29 @@ def draw_overlay(picture: Picture) -> Figure:
     for column, view in enumerate(VIEWS):
         axes = figure.add_subplot(grid[0, column])
         show_image(axes, scene, main, view)
-        show_fill(axes, scene, view)
-        show_contours(axes, scene, view)
+        if picture.reference is None:
+            show_fill(axes, scene, view, alpha=LIGHT_ALPHA)
+            show_outline(axes, scene, view, scene.predicted)
+        else:
+            show_fill(axes, scene, view)
+            show_contours(axes, scene, view)
         axes.set_title(f"{view.name} on {main or 'no image'}", fontsize=10, color=_INK, parse_math=False)
     grid = outer[1].subgridspec(1, len(lower))
     for column, name in enumerate(lower):
         _show_lower(figure.add_subplot(grid[0, column]), scene, picture, name)
     _add_legend(figure, has_reference=picture.reference is not None)
-    headline = f"{picture.case_id}  ·  {picture.model}  ·  saw {', '.join(picture.seen)}"
-    if picture.reference is None and picture.caption:
-        headline += f"\n{picture.caption}"
-    figure.suptitle(headline, fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
+    colour = WARNING_COLOUR if picture.warning else _FAINT
+    figure.suptitle(_headline(picture), fontsize=9, color=colour, x=0.01, ha="left", parse_math=False)
     return figure
+
+
+def _headline(picture: Picture) -> str:
+    lines = [f"{picture.case_id}  ·  {picture.model}  ·  saw {', '.join(picture.seen)}  ·  {RESEARCH}"]
+    if picture.reference is None and picture.caption:
+        lines.append(picture.caption)
+    if picture.warning:
+        lines += textwrap.wrap(f"please review: {picture.warning}", _LETTERS)
+    return "\n".join(lines)
 
 
 def _ranked(picture: Picture, names: Sequence[str]) -> list[str]:
@@ -101,7 +123,7 @@ def _show_lower(axes: Axes, scene: Scene, picture: Picture, name: str | None) ->
         else:
             show_contours(axes, scene, view)
             title = f"{name}, NOT seen by network"
-            axes.set_title(title, fontsize=10, color="#9c2a00", weight="bold", parse_math=False)
+            axes.set_title(title, fontsize=10, color=WARNING_COLOUR, weight="bold", parse_math=False)
         return
     main = _best_seen(picture)
     show_image(axes, scene, main, view)
@@ -113,10 +135,14 @@ def _show_lower(axes: Axes, scene: Scene, picture: Picture, name: str | None) ->
 
 
 def _add_legend(figure: Figure, *, has_reference: bool) -> None:
-    names = {Region.WT: "WT (fill: oedema)", Region.TC: "TC (fill: necrotic core)", Region.ET: "ET"}
-    handles: list[Any] = [Patch(color=REGION_COLOURS[region], label=names[region]) for region in REGIONS]
-    handles.append(Patch(color=_FAINT, alpha=FILL_ALPHA, label="fill: prediction"))
+    handles: list[Any] = [
+        Patch(
+            facecolor=to_rgba(colour, 1.0 if has_reference else 2 * LIGHT_ALPHA), edgecolor=colour, label=_NAMES[region]
+        )
+        for region, colour in REGION_COLOURS.items()
+    ]
     if has_reference:
+        handles.append(Patch(color=_FAINT, alpha=FILL_ALPHA, label="fill: prediction"))
         handles.append(Line2D([], [], color=_FAINT, lw=2, label="line: reference"))
         handles += [Patch(color=colour, label=name) for name, colour in ERROR_COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False, labelcolor=_INK)

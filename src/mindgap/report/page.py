@@ -139,8 +139,8 @@ def result_sentence(rows: Sequence[SummaryRow]) -> str:
 def true_coverage(patients: int) -> float:
     r"""How often a 95 % percentile bootstrap of so few, normally distributed values holds their true mean.
 
-    Its ends lie about $1.96\,\hat\sigma/\sqrt n$ away, where $\hat\sigma$ divides by n and the normal quantile stands in
-    for Student's: $P(|t_{n-1}| < 1.96\sqrt{(n-1)/n})$. Of two values they are the values themselves: one half.
+    Its ends lie about $1.96\,\hat\sigma/\sqrt n$ away, where $\hat\sigma$ divides by n and the normal quantile stands
+    in for Student's: $P(|t_{n-1}| < 1.96\sqrt{(n-1)/n})$. Of two values they are the values themselves: one half.
 
     Args:
         patients: At least 2.
@@ -237,7 +237,7 @@ def _alternative_text(picture: Picture, dices: Mapping[str, float]) -> str:
     seen = ", ".join(picture.seen)
     said = f"Case {picture.case_id}, predicted by {picture.model} from {seen}: axial, coronal and sagittal planes"
     if picture.reference is None:
-        return f"{said} with the prediction as fill; there is no reference."
+        return f"{said} with the prediction as outline; there is no reference."
     return f"{said} with the prediction as fill, the reference as outline, and the errors; Dice {values}."
 
 

@@ -22,7 +22,9 @@ ERROR_COLOURS: dict[str, str] = {
     "error: false tumour": "#009E73",
     "error: wrong tissue": "#F0E442",
 }
-FILL_ALPHA = 0.42
+WARNING_COLOUR = "#9c2a00"
+FILL_ALPHA, LIGHT_ALPHA = 0.42, 0.14
+"""Of a prediction beside the outline of its reference, and within its own: what is judged is the tumour below it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Picture:
         reference: Classes (0 background, 1 ET, 2 NCR, 3 ED), or None where there is no reference.
         predicted: Classes.
         affine: Voxel index to scanner mm (RAS+): tells left from right, and the voxel edges.
+        warning: Why a human should look at the mask; empty where nothing speaks for it.
     """
 
     case_id: str
@@ -48,6 +51,7 @@ class Picture:
     reference: NDArray[np.uint8] | None
     predicted: NDArray[np.uint8]
     affine: NDArray[np.float64]
+    warning: str = ""
 
 
 class View(NamedTuple):
@@ -212,7 +216,7 @@ def show_image(axes: Axes, scene: Scene, name: str | None, view: View) -> None:
             ha=side, va="center",
         ).set_path_effects(halo)  # fmt: skip
     width, height = scene.extent_mm(view)
-    if view.name == "axial" and width > 60:
+    if width > 60:
         axes.plot([0.04 * width, 0.04 * width + 20], [0.965 * height] * 2, color="white", lw=2.2)
         axes.text(0.04 * width, 0.945 * height, "2 cm", color="white", fontsize=8).set_path_effects(halo)
 

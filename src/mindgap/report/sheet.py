@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from mindgap.data.case import Source
@@ -21,14 +22,23 @@ from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import InputError
 from mindgap.regions import REGIONS, LabelConvention, Region, region_mask, target_from_label
 from mindgap.report.figures import save_png
-from mindgap.report.overlay import READER_PREFERENCE
-from mindgap.report.scene import REGION_COLOURS, VIEWS, Picture, Scene, show_fill, show_image, show_outline
+from mindgap.report.overlay import READER_PREFERENCE, RESEARCH
+from mindgap.report.scene import (
+    LIGHT_ALPHA,
+    REGION_COLOURS,
+    VIEWS,
+    WARNING_COLOUR,
+    Picture,
+    Scene,
+    show_fill,
+    show_image,
+    show_outline,
+)
 
 PER_PAGE, COLUMNS = 24, 6
 _AXIAL = VIEWS[0]
-_INK, _FAINT = "#1d2733", "#8a94a0"
+_INK, _FAINT, _FRAME = "#1d2733", "#8a94a0", "#D55E00"
 _TILE_INCH = (2.1, 3.0)
-_FILL_ALPHA = 0.12
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,14 @@ class SheetCase:
         mask: The mask that was written.
         images: Sequences on the grid of the mask, by name; one of them lies below it.
         seen: What the network looked at.
+        review: Whether a human should look at the mask.
     """
 
     case_id: str
     mask: Path
     images: Mapping[str, Source]
     seen: str
+    review: bool = False
 
 
 def write_sheets(
@@ -96,7 +108,7 @@ def draw_sheet(
     """One page: for each case the axial plane with the largest tumour area, and its volumes.
 
     Radiological convention: the patient's right is on the left. Outlines are the prediction; below them lies
-    the sequence, of those the network saw, on which a whole tumour is seen best.
+    the sequence, of those the network saw, on which a whole tumour is seen best. Tiles to be reviewed are framed.
 
     Args:
         cases: Who is shown.
@@ -117,8 +129,10 @@ def draw_sheet(
     names = {Region.WT: "whole tumour (WT)", Region.TC: "tumour core (TC)", Region.ET: "enhancing tumour (ET)"}
     handles = [Line2D([], [], color=REGION_COLOURS[region], lw=2, label=names[region]) for region in REGIONS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False, labelcolor=_INK)
+    flagged = sum(case.review for case in cases)
     said = f"{headline}  ·  the prediction on its largest axial plane  ·  patient's right on the left"
-    figure.suptitle(said, fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
+    said += f"  ·  {flagged} to be reviewed, framed" if flagged else ""
+    figure.suptitle(f"{said}\n{RESEARCH}", fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -133,8 +147,7 @@ def _draw_case(axes: Axes, case: SheetCase, convention: LabelConvention) -> None
     scene = Scene.of(picture)
     (background,) = picture.images
     show_image(axes, scene, background, _AXIAL)
-    # In so small a picture a strong fill would hide what the reader has to judge: the tumour below it.
-    show_fill(axes, scene, _AXIAL, alpha=_FILL_ALPHA)
+    show_fill(axes, scene, _AXIAL, alpha=LIGHT_ALPHA)
     show_outline(axes, scene, _AXIAL, scene.predicted, width_pt=0.9)
     corner: dict[str, Any] = {
         "transform": axes.transAxes,
@@ -144,7 +157,12 @@ def _draw_case(axes: Axes, case: SheetCase, convention: LabelConvention) -> None
         "color": "white",
     }
     axes.text(0.98, 0.02, background, path_effects=[withStroke(linewidth=2, foreground="black")], **corner)
-    axes.set_title(f"{title}\n{picture.caption}", fontsize=8, color=_INK, parse_math=False, linespacing=1.3)
+    caption = f"{picture.caption}\nplease review" if case.review else picture.caption
+    colour = WARNING_COLOUR if case.review else _INK
+    axes.set_title(f"{title}\n{caption}", fontsize=8, color=colour, parse_math=False, linespacing=1.3)
+    if case.review:
+        frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=_FRAME, linewidth=3)
+        axes.add_patch(frame)
 
 
 def _read(case: SheetCase, convention: LabelConvention) -> Picture:
