@@ -5,10 +5,16 @@ import re
 import pytest
 
 from mindgap.cli import main
+from mindgap.cli.study_tables import print_box, print_runs, show_table
+from mindgap.cli.terminal import duration
+from mindgap.evaluation.statistics import Interval
 from mindgap.files import write_json, write_text
 from mindgap.study import grid
 from mindgap.study.keep import orders_of
-from mindgap.study.scale import find_scale
+from mindgap.study.scale import WITHOUT_BF16, find_scale
+from mindgap.study.tables import Table
+from mindgap.study.trial_tables import TrialRow
+from mindgap.study.trials import TRIALS
 
 
 def test_a_dry_run_lists_every_run_with_its_cost_and_its_teacher(capsys, tmp_path):
@@ -26,7 +32,51 @@ def test_tables_are_made_from_what_is_there(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "not run" in said
     assert "nothing to draw" in said
+    assert f"wrote {tmp_path / 'tables' / 'table4.md'}" in said
+    assert "| network |" not in said, "no raw Markdown"
+    assert max(len(line) for line in said.splitlines() if not line.startswith("wrote")) <= 160
     assert sorted(path.suffix for path in (tmp_path / "tables").iterdir()) == [".csv", ".html", ".md"]
+
+
+def test_a_terminal_gets_names_averages_differences_and_what_was_gained(capsys):
+    table = Table(
+        "t",
+        "A table",
+        ["network", "anchor", "WT", "Avg", "between seeds", "minus without alignment", "p (Holm)", "paper WT"],
+        [["a", "P_*", "11", "22", "33", "+4 [+1, +7]", "0.01", "55"], ["quoted", "", "", "", "", "", "", "66"]],
+        ["p: how it was tested.", "Ours: means.", "P_* minus without: ours +4.00 [+1.00, +7.00]."],
+    )
+    show_table(table)
+    said = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert lines[:3] == [
+        "A table",
+        "network anchor Avg minus without alignment p (Holm)",
+        "a P_* 22 +4 [+1, +7] 0.01",
+    ]
+    assert lines[3:5] == ["- p: how it was tested.", "- P_* minus without: ours +4.00 [+1.00, +7.00]."]
+    whole = Table("f", "Numbers of a figure", ["anchor", "paired gap"], [["P_*", "0.5"]], [])
+    show_table(whole)
+    assert "P_* 0.5" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_tried_for_the_box_fits_a_line(capsys):
+    means = {name: Interval(0.5, 0.4, 0.6, 7, 7) for name in ("WT", "TC", "ET")}
+    gain = {"mean": Interval(0.02, 0.01, 0.03, 7, 7)}
+    print_box([TrialRow(TRIALS["third"], 7, means, means, means, gain, gain)])
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert " ".join(line.split()) == "third 7 3,000 50.0 / 50.0 / 50.0 second +2.0 [+1.0, +3.0]"
+
+
+@pytest.mark.parametrize(("native", "factor", "word"), [(True, 1.0, "with"), (False, WITHOUT_BF16, "without")])
+def test_the_time_of_a_run_is_that_of_this_kind_of_machine(native, factor, word, capsys):
+    scale, run = find_scale("phantom"), grid.teacher("none", 0)
+    print_runs([run], scale, at_once=1, native_bf16=native)
+    said = capsys.readouterr().out
+    assert duration(factor * scale.seconds_of(run)) in said.splitlines()[1]
+    total = f"about {duration(scale.seconds_of(run))} on two cores with native bf16, "
+    assert f"{total}{duration(WITHOUT_BF16 * scale.seconds_of(run))} without" in said
+    assert f"are those {word} it" in said
 
 
 def test_bad_orders_are_one_clear_line(fails, tmp_path):

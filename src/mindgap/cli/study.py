@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mindgap.cli.terminal import ProgressLine, duration, parse, print_table, say
+from mindgap.cli.study_tables import print_box, print_runs, show_table
+from mindgap.cli.terminal import ProgressLine, parse, say
 from mindgap.launch import Resources
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def run(words: Sequence[str]) -> int:
         refuse_missing(settings.data)
         networks = networks_needed(settings.presets, place, choice)
         at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
-        print_runs(runs, scale, at_once=at_once, finished=split_runs(runs, scale, place, networks=networks)[0])
+        finished = split_runs(runs, scale, place, networks=networks)[0]
+        print_runs(runs, scale, at_once=at_once, native_bf16=is_native(settings.device), finished=finished)
         say(f"split: {split_of(settings.split, scale, data=settings.data)}")
         return 0
     if settings.tables_only:
@@ -172,7 +174,8 @@ def run_box(settings: Study) -> int:
     at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
     if settings.dry_run:
         place = Place(settings.out, settings.data, settings.out / "folds", keep=settings.keep)
-        print_runs(runs, scale, at_once=at_once, finished=split_runs(runs, scale, place)[0])
+        finished = split_runs(runs, scale, place)[0]
+        print_runs(runs, scale, at_once=at_once, native_bf16=is_native(settings.device), finished=finished)
         return 0
     split = "protokd" if settings.split == "auto" else settings.split
     place = prepare_folds(settings.out, settings.data, trials, split=split, device=settings.device, stage=ProgressLine)
@@ -183,7 +186,7 @@ def run_box(settings: Study) -> int:
             continue
         score_folds(place, trial, progress=ProgressLine(f"scoring {trial.name}"))
         if trial.name == BOX and all(is_here(place, run) for run in trial.runs):
-            say(f"written: {build_box(place, trial, split=split, progress=ProgressLine('calibrating'))}")
+            say(f"wrote {build_box(place, trial, split=split, progress=ProgressLine('calibrating'))}")
     keep_runs(runs, scale, place)
     write_box_tables(place)
     for name, reason in failed.items():
@@ -202,17 +205,17 @@ def write_box_tables(place: Place) -> None:
     from mindgap.study.trials import BOX, TRIALS
 
     kept = place.keep or place.out
-    text = trials_markdown(compare(place))
-    say(text)
-    write_text(kept / "tables" / "box.md", text)
-    odds = odds_markdown(place, TRIALS[BOX])
-    if odds:
-        say(odds)
-        write_text(kept / "tables" / "odds.md", odds)
+    rows = compare(place)
+    print_box(rows)
+    texts = {"box": trials_markdown(rows), "odds": odds_markdown(place, TRIALS[BOX])}
     for path in sorted(kept.glob("scores-*.csv")):
-        write_text(kept / "tables" / f"{path.stem.removeprefix('scores-')}.md", subsets_markdown(read_scores(path)))
+        texts[path.stem.removeprefix("scores-")] = subsets_markdown(read_scores(path))
+    for name, text in texts.items():
+        if text:
+            write_text(kept / "tables" / f"{name}.md", text)
+            say(f"wrote {kept / 'tables' / name}.md")
     if (place.out / BOX / WEIGHTS).is_file():
-        say(f"written: {write_card(describe(place.out / BOX), kept)}")
+        say(f"wrote {write_card(describe(place.out / BOX), kept)}")
 
 
 def write_tables(presets: Sequence[str], place: Place, choice: Choice, *, scoring: bool = True) -> None:
@@ -220,8 +223,8 @@ def write_tables(presets: Sequence[str], place: Place, choice: Choice, *, scorin
     from mindgap.study.outputs import make_output
 
     for preset in dict.fromkeys(presets):
-        for path in make_output(preset, place, choice, say=say, scoring=scoring):
-            say(f"written: {path}")
+        for path in make_output(preset, place, choice, say=say, show=show_table, scoring=scoring):
+            say(f"wrote {path}")
 
 
 def say_split(place: Place) -> None:
@@ -233,18 +236,8 @@ def say_split(place: Place) -> None:
     say(f"split {store.split['name']}: {counts} cases")
 
 
-def print_runs(runs: Sequence[Run], scale: Scale, *, at_once: int, finished: Sequence[Run] = ()) -> None:
-    """Print what would be run, and how long it would take; what is finished takes no time."""
-    from mindgap.study.scale import GAIN_TOGETHER, WITHOUT_BF16
+def is_native(device: str) -> bool:
+    """Whether this machine, or its GPU, computes in bf16."""
+    from mindgap.processor import detect_processor
 
-    rows, total = [], 0.0
-    for run in runs:
-        seconds = 0.0 if run in finished else scale.seconds_of(run)
-        total += seconds
-        about = "finished" if run in finished else duration(seconds)
-        rows.append([run.name, run.subset, f"{scale.steps_of(run):,}", about, run.after or ""])
-    print_table(["run", "sees", "steps", "about", "after"], rows)
-    say(f"{len(rows)} runs with {' '.join(scale.flags)}{f', {len(finished)} of them finished' if finished else ''}")
-    total /= GAIN_TOGETHER if at_once > 1 else 1
-    slower = duration(WITHOUT_BF16 * total)
-    say(f"about {duration(total)} on two cores with native bf16, {slower} without; a GPU takes a small part of it")
+    return detect_processor(device).native_bf16

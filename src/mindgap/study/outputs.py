@@ -34,7 +34,13 @@ def networks_needed(presets: Iterable[str], place: Place, choice: Choice) -> set
 
 
 def make_output(
-    preset: str, place: Place, choice: Choice, *, say: Callable[[str], None], scoring: bool = True
+    preset: str,
+    place: Place,
+    choice: Choice,
+    *,
+    say: Callable[[str], None],
+    show: Callable[[Table], None] | None = None,
+    scoring: bool = True,
 ) -> list[Path]:
     """Make the table or figure of a preset from the runs that are there.
 
@@ -45,15 +51,17 @@ def make_output(
         preset: Name.
         place: Of the study.
         choice: What was run.
-        say: Takes the table as text.
+        say: Takes what cannot be drawn or written, and why.
+        show: Takes the table; without it ``say`` takes its Markdown.
         scoring: Whether Table V may show networks the sequences they have not been shown yet.
     """
+    shown = show or (lambda table: say(table.markdown()))
     if preset.startswith("figure"):
-        return _make_figure(preset, place, choice, say=say)
+        return _make_figure(preset, place, choice, say=say, show=shown)
     if preset == "table5" and scoring:
         _show_every_sequence(place, choice)
     table = _build(preset, place, choice)
-    say(table.markdown())
+    shown(table)
     if place.keep is None:
         return _write(table, place.out / "tables")
     scores = CROSS if preset == "table5" else SCORES
@@ -81,7 +89,9 @@ def _show_every_sequence(place: Place, choice: Choice) -> None:
             score_across(place, run, progress=lambda done, total, case: None)
 
 
-def _make_figure(preset: str, place: Place, choice: Choice, *, say: Callable[[str], None]) -> list[Path]:
+def _make_figure(
+    preset: str, place: Place, choice: Choice, *, say: Callable[[str], None], show: Callable[[Table], None]
+) -> list[Path]:
     from mindgap.report.figures import save_png  # this and the next bring in matplotlib
     from mindgap.study.figures import draw, missing_teachers
 
@@ -96,7 +106,7 @@ def _make_figure(preset: str, place: Place, choice: Choice, *, say: Callable[[st
     save_png(drawing.figure, path)
     if drawing.table is None:
         return [path]
-    say(drawing.table.markdown())
+    show(drawing.table)
     return [path, *_write(drawing.table, _folder_of_numbers(drawing.table, place, say=say))]
 
 
