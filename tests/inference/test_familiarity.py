@@ -34,6 +34,10 @@ def test_a_case_far_out_is_named_by_its_feature():
     assert found is not None
     assert found.is_strange
     assert (found.feature, found.n) == ("T1 brain volume", 20)
+    dark = (-2.0, *far[1:-1], known["C0"][Sequence.T1][-1])
+    found = strangeness({Sequence.T1: dark}, known)
+    assert found is not None
+    assert found.feature == "10th percentile of T1 brightness"
 
 
 def test_one_in_n_plus_one_of_the_same_kind_is_called_strange():

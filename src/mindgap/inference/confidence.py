@@ -260,7 +260,7 @@ def _reasons(
         reasons.append("no Dice can be expected: the network was calibrated on too few cases to judge this mask")
     if strange is not None and strange.is_strange:
         reasons.append(
-            f"unlike the {strange.n} cases the network is known on: {strange.feature} is {strange.distance:.1f} "
+            f"unlike the {strange.n} cases the network is known on: the {strange.feature} is {strange.distance:.1f} "
             f"standard deviations off, theirs at most {strange.limit:.1f}"
         )
     return tuple(reasons)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.volume import Volume, volume_of_voxel_ml
-from mindgap.sequences import Sequence, Subset, format_subset
+from mindgap.sequences import Sequence, Subset
 
 DECILES = tuple(range(10, 100, 10))
-FEATURES = (*(f"{decile} % of brightness" for decile in DECILES), "brain volume")
+FEATURES = (*(f"{decile}th percentile of {{}} brightness" for decile in DECILES), "{} brain volume")
+"""With a place for the name of the sequence."""
 FEWEST_CASES = 5
 _VOXELS = 100_000
 _SAME = 2e-5  # what is kept of known cases has five decimals
@@ -29,7 +30,7 @@ class Strangeness:
     Attributes:
         distance: Of its strangest feature, in standard deviations of the known cases.
         limit: The largest such distance of a known case from the others.
-        feature: Which it is, such as "T1 brain volume".
+        feature: Which it is, such as "T1 brain volume" or "10th percentile of FLAIR brightness".
         n: Number of known cases.
     """
 
@@ -98,7 +99,7 @@ def strangeness(
     away = _distances(np.array([images[s] for s in subset], dtype=np.float64), table)
     inner = [_distances(table[i], np.delete(table, i, axis=0)).max() for i in range(len(table))]
     place, feature = np.unravel_index(int(away.argmax()), away.shape)
-    name = f"{format_subset([subset[int(place)]])} {FEATURES[int(feature)]}"
+    name = FEATURES[int(feature)].format(subset[int(place)])
     return Strangeness(float(away.max()), float(max(inner)), name, len(table))
 
 

@@ -71,7 +71,8 @@ class Choice:
     def describe(self, available: Subset) -> str:
         """One line for the user."""
         name, seen = self.member.folder.resolve().name, format_subset(self.subset)
-        why = f"trained for {seen}" if self.is_exact else f"none is for {format_subset(available)}; best for less"
+        why = "for any subset" if self.member.card.any_subset else f"trained for {seen}"
+        why = why if self.is_exact else f"none is for {format_subset(available)}; best for less"
         e = self.expected
         if not e.n:
             return f"{name} answers from {seen} ({why})"
