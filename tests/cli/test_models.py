@@ -14,6 +14,7 @@ import mindgap
 from mindgap.cli import main
 from mindgap.files import read_json
 from mindgap.inference.shipped import DEFAULT, shipped
+from mindgap.sequences import SUBSETS, format_subset
 
 _WITHOUT_TORCH = """
 import sys
@@ -99,9 +100,20 @@ def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str], fai
     assert "box (default)" in listed
     assert shipped()[DEFAULT].sha256[:12] in listed
     assert main(["models", DEFAULT]) == 0
-    card = capsys.readouterr().out
-    assert "Research use only" in card
-    assert "T1+T2+T1ce" in card
+    said = capsys.readouterr().out
+    first, header, *rows = said.splitlines()
+    assert "Dice to expect" in first
+    assert header.split()[:2] == ["sequences", "n"]
+    assert [row.split()[0] for row in rows[:15]] == [format_subset(subset) for subset in SUBSETS]
+    assert "trained on  28 cases of BraTS 2018" in said
+    assert all(
+        fact in said for fact in ("4 x fused_unet", "Apache-2.0", "research use only", shipped()[DEFAULT].sha256)
+    )
+    assert "# box" not in said, "the card is asked for"
+    assert len(said.splitlines()) < 30
+    assert main(["models", DEFAULT, "--card"]) == 0
+    assert shipped()[DEFAULT].text.rstrip() in capsys.readouterr().out
+    assert "--card says nothing" in fails(["models", "--card"])
     assert "there is no network 'none'" in fails(["models", "none"])
 
 
