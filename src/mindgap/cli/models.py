@@ -95,7 +95,8 @@ def print_facts(network: Shipped) -> None:
     built = card.architecture if "count" not in arguments else f"{arguments['count']} x {arguments['architecture']}"
     spacing = card.preparation["spacing_mm"]
     grid = f"{spacing:g} mm" if spacing else "that of the files"
-    licence = importlib.metadata.metadata("mindgap").get("License-Expression", "not said")
+    package, field = importlib.metadata.metadata("mindgap"), "License-Expression"
+    licence = package[field] if field in package else "not said"
     facts = {
         "network": f"{network.name}: {built}, {network.bytes / 1e6:.1f} MB",
         "takes": f"any of {network.complete}" if card.any_subset else network.complete,

@@ -58,12 +58,8 @@ def show_table(table: Table) -> None:
     Rows without any of these, such as what the paper quotes, stand in the files only, as the other columns do.
     """
     named = min((table.header.index(name) for name in _FIRST_MEASURED if name in table.header), default=None)
-    if named is None:
-        kept = range(len(table.header))
-        named = 0
-    else:
-        kept = [n for n, name in enumerate(table.header) if n < named or _SHOWN.match(name)]
-    rows = [[row[n] for n in kept] for row in table.rows if any(row[n] for n in kept if n >= named)]
+    kept = [n for n, name in enumerate(table.header) if named is None or n < named or _SHOWN.match(name)]
+    rows = [[row[n] for n in kept] for row in table.rows if any(row[n] for n in kept if n >= (named or 0))]
     say(table.title)
     print_table([table.header[n] for n in kept], rows, words=True)
     shown = "".join(cell for row in rows for cell in row)

@@ -45,7 +45,7 @@ def gains_over_cells(results: Results, choice: Choice) -> list[str]:
             up = sum(value > 0 for value in theirs)
             paper_gain, over = (sum(values) / len(values) for values in (theirs, over_quoted))
             notes.append(
-                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {len(ours)} cells that were run: ours "
+                f"{ANCHOR_NAMES[anchor]} minus without alignment over the {_cells(len(ours))} run: ours "
                 f"{_gain_of(ours)}; the paper, recomputed, {paper_gain:+.2f} ({up} up), and {over:+.2f} over the "
                 "quoted originals."
             )
@@ -66,7 +66,7 @@ def harm_of_another_k(ours: Sequence[Mapping[str, float]], theirs: Sequence[floa
     recomputed = sum(sum(row[:3]) / 3 - row[4] for row in rows) / len(rows)
     same = f"{sum(theirs) / len(theirs):+.2f} over the same cells and " if 0 < len(theirs) < len(rows) else ""
     return [
-        f"T2 minus T1ce over the {len(ours)} cells that were run: ours {_gain_of(ours)}; the paper, from its printed "
+        f"T2 minus T1ce over the {_cells(len(ours))} run: ours {_gain_of(ours)}; the paper, from its printed "
         f"averages, {same}{printed_mean:+.2f} over all {len(rows)} ({recomputed:+.2f} with those of T2 recomputed from "
         "cells)."
     ]
@@ -104,6 +104,10 @@ def _without_other_arithmetic(anchor: str, count: int, alike: Sequence[Mapping[s
     some = _only(alike, cases)
     fewer = f", {_gain_of(some)} over those {len(some[0])} cases" if some else ""
     return f"{said}; the gain over the other {len(alike)}: {_gain_of(alike)}{fewer}."
+
+
+def _cells(count: int) -> str:
+    return "1 cell that was" if count == 1 else f"{count} cells that were"
 
 
 def _gain_of(cells: Sequence[Mapping[str, float]]) -> str:
