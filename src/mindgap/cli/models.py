@@ -95,8 +95,7 @@ def print_facts(network: Shipped) -> None:
     built = card.architecture if "count" not in arguments else f"{arguments['count']} x {arguments['architecture']}"
     spacing = card.preparation["spacing_mm"]
     grid = f"{spacing:g} mm" if spacing else "that of the files"
-    package, field = importlib.metadata.metadata("mindgap"), "License-Expression"
-    licence = package[field] if field in package else "not said"
+    licence = importlib.metadata.metadata("mindgap").json.get("license_expression", "not said")
     facts = {
         "network": f"{network.name}: {built}, {network.bytes / 1e6:.1f} MB",
         "takes": f"any of {network.complete}" if card.any_subset else network.complete,
