@@ -12,6 +12,10 @@ import pytest
 
 from mindgap.cli import VERBS, main
 from mindgap.evaluation.scores import read_scores
+from mindgap.study.grid import PRESETS
+
+_ROLE = re.compile(r":[a-z]+:`|``")
+"""Marks for those who read the code, not the help."""
 
 
 def test_help_and_unknown_verbs_import_nothing_heavy() -> None:
@@ -30,7 +34,9 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
     assert ended.value.code == 0
-    assert f"mindgap {verb}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"mindgap {verb}" in said
+    assert not _ROLE.search(said)
 
 
 def test_train_explains_methods_and_their_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +47,35 @@ def test_train_explains_methods_and_their_own_flags(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert "--pixel-weight" in text
     assert "--anchor " not in text
+    assert not _ROLE.search(text)
+
+
+def test_a_study_lists_its_presets_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for preset in (*PRESETS, "box"):
+        assert sum(line.startswith(f"- {preset} ") for line in lines) == 1, preset
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "said"),
+    [
+        ("teacher", ["--data", "nowhere"], "no prepared cohort"),
+        ("pmkl", ["--data", "STORE", "--teacher", "nobody"], "no trained model"),
+        ("teacher", ["--data", "STORE", "--start", "nobody"], "nobody"),
+        ("teacher", ["--data", "STORE", "--out", "TEACHER"], "holds a run already"),
+    ],
+)
+def test_what_a_glance_tells_is_refused_before_the_settings_are_printed(
+    method: str, words: list[str], said: str, journey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"STORE": str(journey.store), "TEACHER": str(journey.teacher)}
+    capsys.readouterr()
+    assert main(["train", method, "--out", str(tmp_path / "run"), *(places.get(word, word) for word in words)]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == ""
 
 
 def test_dry_run_prints_the_resolved_settings_and_trains_nothing(

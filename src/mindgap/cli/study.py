@@ -28,12 +28,19 @@ class Study:
     Runs share teachers, go on after a kill, are not repeated once finished, and one that fails is listed while the rest
     goes on. Tables lie in OUT/tables as Markdown, CSV and HTML; cells without a run say "not run".
 
-    table1 students by method, anchor and sequence      table2 P_k with another k      table3 PMKL on every subset
-    table4 teachers by anchor      table5 unimodal networks shown every sequence      anysubset one network for all
-    figure1 latents by anchor (t-SNE)      figure2 masks by anchor      figure3 latent maps by anchor and sequence
+    - table1     students by method, anchor and sequence
+    - table2     P_k with another k
+    - table3     PMKL on every subset
+    - table4     teachers by anchor
+    - table5     unimodal networks shown every sequence
+    - anysubset  one network for all
+    - figure1    latents by anchor (t-SNE)
+    - figure2    masks by anchor
+    - figure3    latent maps by anchor and sequence
+    - box        alone: the network that comes with mindgap (see below)
 
-    box (alone): the network that comes with mindgap, cross-validated over the training and validation cases of --data
-    beside MONAI's DynUNet, put together in OUT/box and calibrated; --methods names what else was tried (docs/model.md).
+    The box is cross-validated over the training and validation cases of --data beside MONAI's DynUNet, put together in
+    OUT/box and calibrated; --methods names what else was tried (docs/model.md).
 
     Attributes:
         presets: Which, such as table1 table4.

@@ -69,6 +69,7 @@ def run(words: Sequence[str]) -> int:
     from mindgap.experiment import to_plain
 
     speaks = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes
+    check_places(experiment, place.out, resume=place.resume or place.slurm)
     if speaks:
         print_settings(to_plain(experiment))
     if place.dry_run or place.slurm:  # the machine that queues may have no GPU
@@ -123,6 +124,25 @@ def parse_experiment(words: list[str]) -> tuple[Any, Run, Any]:
     parsed = parse(flags, rest, verb=f"train {name}", config=config)
     chosen: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(default)}
     return type(default)(**chosen), parsed.run, parsed.resources
+
+
+def check_places(experiment: Any, out: Path, *, resume: bool) -> None:
+    """Refuse what a glance at the disk tells, before settings are printed: no store, no such network, a run in the way.
+
+    Raises:
+        MindgapError: It is one of these.
+    """
+    from mindgap.data.store import open_store
+    from mindgap.experiment import start_folder
+    from mindgap.networks.card import read_card
+    from mindgap.training.checkpoint import refuse_existing
+
+    if not resume:
+        refuse_existing(out)
+    open_store(experiment.data)
+    for network in (experiment.method.teacher_path(), start_folder(experiment)):
+        if network is not None:
+            read_card(network)
 
 
 def queue(words: Sequence[str], out: Path, resources: Any) -> None:

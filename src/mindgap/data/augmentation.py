@@ -44,7 +44,7 @@ class Augmentation:
         curve: How far a random increasing curve may bend intensities, per sequence: contrast of another protocol.
         slab: Probability of a missing end: beyond a random plane all sequences are background, as a short stack has it.
         transplant: Probability of a tumour of another case, laid into the crop with one of its voxels in the middle
-            (:mod:`mindgap.data.transplant`).
+            (docs/model.md).
         residue: Probability of skull left by the stripping: patches of a rim of one or two voxels around the brain, as
             bright in each sequence as chance has it.
 
