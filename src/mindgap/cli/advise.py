@@ -79,12 +79,15 @@ def _find(settings: Advise) -> CaseFiles:
     """The sequences there are.
 
     Raises:
-        InputError: A folder of DICOM, or what :func:`find_case` refuses.
+        SettingError: A folder and files are named, or neither.
+        InputError: A folder of DICOM, or files that cannot be a case.
     """
-    from mindgap.cli.named_files import find_case, named_files
+    from mindgap.cli.named_files import check_one_way, find_case, named_files
     from mindgap.data.dicom import holds_dicom
     from mindgap.errors import InputError
 
+    named = named_files(t1=settings.t1, t1ce=settings.t1ce, t2=settings.t2, flair=settings.flair)
+    check_one_way(settings.case, named)
     if settings.case is not None and holds_dicom(settings.case):
         raise InputError(
             case=str(settings.case),
@@ -93,4 +96,4 @@ def _find(settings: Advise) -> CaseFiles:
             mend="look at which series there are (mindgap segment shows them), convert them, and name the files by "
             "their sequence: --t1, --t1ce, --t2, --flair",
         )
-    return find_case(settings.case, named_files(settings))
+    return find_case(settings.case, named)

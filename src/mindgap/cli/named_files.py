@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mindgap.data.case import CaseFiles
     from mindgap.sequences import Sequence
 
 
-class NamedFiles(Protocol):
-    """Settings with a flag for each sequence."""
-
-    @property
-    def t1(self) -> Path | None:
-        """T1 image."""
-
-    @property
-    def t1ce(self) -> Path | None:
-        """Contrast-enhanced T1 image."""
-
-    @property
-    def t2(self) -> Path | None:
-        """T2 image."""
-
-    @property
-    def flair(self) -> Path | None:
-        """FLAIR image."""
-
-
-def named_files(settings: NamedFiles) -> dict[Sequence, Path]:
+def named_files(*, t1: Path | None, t1ce: Path | None, t2: Path | None, flair: Path | None) -> dict[Sequence, Path]:
     """Sequence -> file, of those that were named."""
     from mindgap.sequences import Sequence
 
-    given = {
-        Sequence.T1: settings.t1,
-        Sequence.T2: settings.t2,
-        Sequence.T1CE: settings.t1ce,
-        Sequence.FLAIR: settings.flair,
-    }
+    given = {Sequence.T1: t1, Sequence.T2: t2, Sequence.T1CE: t1ce, Sequence.FLAIR: flair}
     return {sequence: path for sequence, path in given.items() if path is not None}
 
 

@@ -156,7 +156,7 @@ def _open_case(settings: Segment, *, dicom: bool) -> AbstractContextManager[Dico
     """
     from mindgap.cli.named_files import check_one_way, find_case, named_files
 
-    named = named_files(settings)
+    named = named_files(t1=settings.t1, t1ce=settings.t1ce, t2=settings.t2, flair=settings.flair)
     check_one_way(settings.case, named)
     if settings.case is not None and dicom:
         assert settings.model is not None
