@@ -12,13 +12,21 @@ import pytest
 from scipy.ndimage import binary_erosion
 
 import mindgap.data.raw as raw
-from mindgap.data.brain import BrainSource, allow_hd_bet, brain_of_stripped, stop_hd_bet, strip_with_hd_bet
+from mindgap.data.brain import (
+    BrainSource,
+    allow_hd_bet,
+    brain_of_stripped,
+    given_brain,
+    stop_hd_bet,
+    strip_with_hd_bet,
+)
 from mindgap.data.nifti import write_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
 from mindgap.data.registration import Registration, register, resample
+from mindgap.data.template import read_template
 from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.sequences import Sequence
@@ -40,7 +48,7 @@ def _pose(degrees: float, shift_mm: tuple[float, float, float]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def brain() -> Volume:
     """The template at 2 mm, with a bright ball in it."""
-    template = raw._template()
+    template = read_template()
     affine = template.affine @ np.diag([2, 2, 2, 1])
     array = np.ascontiguousarray(template.array[::2, ::2, ::2])
     array[_in_ball(array.shape, affine)] = 1.6
@@ -170,6 +178,47 @@ def test_the_brain_of_either_hd_bet_is_that_of_its_mask(brain, tmp_path, version
     np.testing.assert_array_equal(strip_with_hd_bet("p", program, replace(brain, array=head)), inside)
 
 
+def _answers_with(folder: Path, mask: Volume) -> Path:
+    """A program that gives one brain to every scan."""
+    write_volume(folder / "answer.nii.gz", mask.array, mask.affine)
+    program = folder / "hd-bet"
+    program.write_text(f"#!/bin/sh\ncp '{folder}/answer.nii.gz' \"$4\"\n")
+    program.chmod(0o755)
+    return program
+
+
+def _turned(volume: Volume) -> Volume:
+    """The same image with its first axis the other way round and the other two exchanged."""
+    array, affine = volume.array[::-1].transpose(0, 2, 1), volume.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * (volume.array.shape[0] - 1)
+    affine[:3] = affine[:3] @ np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    return replace(volume, array=np.ascontiguousarray(array), affine=affine)
+
+
+def test_the_brain_of_a_program_that_turns_the_axes_is_turned_back(brain, tmp_path) -> None:
+    lopsided = (brain.array > 0).astype(np.float32)
+    lopsided[: lopsided.shape[0] // 3] = 0
+    program = _answers_with(tmp_path, _turned(replace(brain, array=lopsided)))
+    np.testing.assert_array_equal(strip_with_hd_bet("p", program, brain), lopsided > 0)
+
+
+def test_a_brain_on_another_grid_is_refused_with_both(brain, tmp_path) -> None:
+    shifted = brain.affine.copy()
+    shifted[:3, 3] += 4
+    program = _answers_with(tmp_path, replace(brain, array=np.sign(brain.array), affine=shifted))
+    with pytest.raises(InputError, match=r"p: brain: expected .* origin \(-98\.0.*found shape .* origin \(-94\.0"):
+        strip_with_hd_bet("p", program, brain)
+
+
+def test_a_brain_mask_may_have_its_axes_in_another_order(brain, tmp_path) -> None:
+    turned = _turned(replace(brain, array=np.sign(brain.array)))
+    write_volume(tmp_path / "mask.nii", turned.array, turned.affine)
+    mask, owner = given_brain("p", {Sequence.T1: brain}, tmp_path / "mask.nii")
+    assert owner == Sequence.T1
+    there = resample("p", mask, np.eye(4), brain.array.shape, brain.affine) >= 0.5
+    np.testing.assert_array_equal(there, brain.array > 0)
+
+
 # One brain for all scans
 
 
@@ -211,6 +260,22 @@ def test_brain_beyond_the_field_of_view_of_a_scan_is_absent_and_warned_of(brain,
     assert high - low > 50
     alone = prepare_case(half.case.only((Sequence.T2,)), Preparation())
     assert prepared.image[1, :, :, :low].max() == alone.image.max() == 1
+
+
+def test_half_a_brain_that_was_stripped_is_no_other_brain(brain, masked) -> None:
+    """Its own brain ends with its field of view: that says nothing against the registration, whichever leads."""
+    whole = np.where(brain.array > 0, 140 - 50 * brain.array, 0).astype(np.float32)
+    half = replace(_head(brain, 0.5), array=whole[:, :, : _head(brain, 0.5).array.shape[2]])
+    for slab, options in ((Sequence.T2, STRIPPED), (Sequence.T1, replace(STRIPPED, reference=Sequence.T1))):
+        other = Sequence.T1 if slab == Sequence.T2 else Sequence.T2
+        found = to_atlas_grid("p", {slab: half, other: brain}, options)
+        share = found.record["brain_covered"][str(slab)]
+        assert 0.4 < share < 0.6
+        assert found.warnings == (
+            f"{slab} covers {share:.0%} of the brain; it was taken as absent outside of its field of view",
+        )
+        assert found.record["brain_covered"][str(other)] == 1
+        assert min(found.record["brain_overlap"].values()) > 0.9
 
 
 def test_a_scan_that_hardly_covers_the_brain_is_refused_unless_forced(brain, masked) -> None:

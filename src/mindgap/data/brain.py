@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.nifti import read_volume, write_volume
-from mindgap.data.volume import Volume
+from mindgap.data.volume import Volume, orientation_of
 from mindgap.errors import InputError, SettingError
+from mindgap.sequences import Sequence
 
 _GRID_TOLERANCE_MM = 1e-2
 _TIME_LIMIT_S = 3600
@@ -30,7 +33,7 @@ class BrainSource:
 
     Attributes:
         already_stripped: The brain is what lies above 0.
-        mask: File with the brain above 0, on the grid of a present sequence.
+        mask: File with the brain above 0, on the grid of a present sequence, its axes in whichever order.
         hd_bet: The program hd-bet.
     """
 
@@ -71,10 +74,11 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
     """The brain of an image, by hd-bet in a process of its own.
 
     Version 1 writes a mask beside the stripped image, version 2 the image alone unless it is asked: there the brain is
-    what is not exactly 0, with its holes filled, since a scan may ring below 0 within the brain.
+    what is not exactly 0, with its holes filled, since a scan may ring below 0 within the brain. What comes with its
+    axes in another order or direction is turned back to those of the scan.
 
     Raises:
-        InputError: hd-bet fails, or finds nothing.
+        InputError: hd-bet fails, finds nothing, or answers on another grid.
     """
     from scipy.ndimage import binary_fill_holes
 
@@ -91,15 +95,16 @@ def strip_with_hd_bet(case: str, program: Path, volume: Volume) -> NDArray[np.bo
                 mend="run hd-bet by hand on this scan, or give --brain-mask FILE",
             )
         mask = out.with_name("brain_mask.nii.gz")
-        brain = read_volume(mask if mask.is_file() else out, case=case).array != 0
-    if not brain.any() or brain.shape != volume.array.shape:
+        found = read_volume(mask if mask.is_file() else out, case=case)
+    brain = on_grid_of(replace(found, array=(found.array != 0).astype(np.float32)), volume)
+    if brain is None or not brain.array.any():
         raise InputError(
             case=f"{case}: {volume.path.name}",
-            expected=f"a brain in the shape {volume.array.shape}",
-            found=f"{int(brain.sum())} voxels in the shape {brain.shape}",
-            mend="look at the scan (is it a head?), or give --brain-mask FILE",
+            expected=f"a brain from {program} on the grid of the scan, {_geometry(volume)}",
+            found="no voxel of it" if brain is not None else _geometry(found),
+            mend="look at the scan (is it a head?) and run hd-bet by hand, or give --brain-mask FILE",
         )
-    filled: NDArray[np.bool_] = binary_fill_holes(brain)
+    filled: NDArray[np.bool_] = binary_fill_holes(brain.array > 0)
     return filled
 
 
@@ -162,7 +167,54 @@ def brain_of_stripped(array: NDArray[np.float32]) -> tuple[NDArray[np.bool_], in
     return inside, _MOST_LAYERS
 
 
-def lies_on(mask: Volume, volume: Volume) -> bool:
-    """Whether a mask lies on the grid of an image."""
-    same = mask.array.shape == volume.array.shape
-    return same and bool(np.abs(mask.affine - volume.affine).max() < _GRID_TOLERANCE_MM)
+def given_brain(case_id: str, images: Mapping[Sequence, Volume], path: Path) -> tuple[Volume, Sequence]:
+    """The brain mask a user gave, and the scan it lies on; looked at before anything is registered.
+
+    Args:
+        case_id: Name for messages.
+        images: The scans.
+        path: The mask, on the grid of one of them.
+
+    Raises:
+        InputError: It is empty, or lies on none of the scans.
+    """
+    mask = read_volume(path, case=case_id)
+    owner = next((s for s, volume in images.items() if on_grid_of(mask, volume) is not None), None)
+    if owner is None:
+        raise InputError(
+            case=f"{case_id}: {path.name}",
+            expected="a mask on the grid of one of " + ", ".join(str(s) for s in images),
+            found=f"shape {mask.array.shape}, on none of them",
+            mend="draw or resample the mask on one of these scans",
+        )
+    if not (mask.array > 0).any():
+        raise InputError(
+            case=f"{case_id}: {path.name}",
+            expected="a brain, as voxels above 0",
+            found="an empty mask",
+            mend="draw it again, or take --hd-bet",
+        )
+    return as_mask(mask, mask.array > 0), owner
+
+
+def as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
+    """A volume of 0 and 1 on the grid of another."""
+    return replace(volume, array=inside.astype(np.float32))
+
+
+def on_grid_of(mask: Volume, volume: Volume) -> Volume | None:
+    """A mask with the axes of an image whose grid it shares, in whichever order and direction; None on another grid."""
+    wanted, own = (nib.orientations.io_orientation(one.affine) for one in (volume, mask))
+    turn = nib.orientations.ornt_transform(own, wanted)
+    array = nib.orientations.apply_orientation(mask.array, turn)
+    affine = mask.affine @ nib.orientations.inv_ornt_aff(turn, mask.array.shape)
+    if array.shape != volume.array.shape or np.abs(affine - volume.affine).max() >= _GRID_TOLERANCE_MM:
+        return None
+    return Volume(np.ascontiguousarray(array, np.float32), affine, mask.path, None)
+
+
+def _geometry(volume: Volume) -> str:
+    """A grid in words."""
+    spacing = " x ".join(f"{mm:.3g}" for mm in volume.spacing_mm)
+    origin = ", ".join(f"{mm:.1f}" for mm in volume.affine[:3, 3])
+    return f"shape {volume.array.shape}, axes {orientation_of(volume.affine)}, {spacing} mm, origin ({origin})"

@@ -8,24 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindgap.data.brain import BrainSource, brain_of_stripped, lies_on, strip_with_hd_bet
+from mindgap.data.brain import BrainSource, as_mask, brain_of_stripped, given_brain, strip_with_hd_bet
 from mindgap.data.case import MOST_NEGATIVE_FRACTION, Case, check_stripped, refuse_labels
-from mindgap.data.nifti import read_volume
 from mindgap.data.plausibility import ATLAS, judge_coverage, judge_registrations
 from mindgap.data.registration import Registration, register, resample, to_itk
-from mindgap.data.template import TEMPLATE_CENTRE_MNI_MM
+from mindgap.data.template import ATLAS_SHAPE, atlas_affine, read_template, template_on_atlas
 from mindgap.data.volume import Volume, check_head
 from mindgap.errors import InputError
 from mindgap.sequences import Sequence
-
-ATLAS_SHAPE = (240, 240, 155)
-"""1 mm, LPS: the grid of BraTS."""
 
 _TIES = (Sequence.T1CE, Sequence.T1, Sequence.FLAIR, Sequence.T2)
 
@@ -72,11 +67,19 @@ class RawCase:
     warnings: tuple[str, ...]
 
 
-def atlas_affine() -> NDArray[np.float64]:
-    """Affine of the atlas grid, with the template's brain in its middle."""
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-    affine[:3, 3] = TEMPLATE_CENTRE_MNI_MM - affine[:3, :3] @ ((np.array(ATLAS_SHAPE) - 1) / 2)
-    return affine
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A scan on the atlas grid.
+
+    Attributes:
+        image: Stripped, 0 where the scan saw nothing.
+        brain: The whole brain, as far as it is known.
+        view: The field of view of the scan.
+    """
+
+    image: Volume
+    brain: NDArray[np.bool_]
+    view: NDArray[np.bool_]
 
 
 def to_atlas_grid(
@@ -110,7 +113,7 @@ def to_atlas_grid(
         _check(names[sequence], volume, stripped=options.brain.already_stripped, force=force)
     first = _named(case_id, options.reference, images) or choose_reference(images)
     native = _named(case_id, options.native, images) or first
-    given = None if options.brain.mask is None else _given_brain(case_id, images, options.brain.mask)
+    given = None if options.brain.mask is None else given_brain(case_id, images, options.brain.mask)
     soft: dict[Sequence, int] = {}
     if options.brain.already_stripped:
         images, soft = _without_rims(images)
@@ -131,16 +134,15 @@ def to_atlas_grid(
         _check_negative(names[sequence], volume.array[insides[sequence]], " in the brain")
     found_brain = time.perf_counter()
     inner = replace(reference, array=reference.array * insides[first])
-    home = _lay(case_id, (first, inner), (ATLAS, _template()), say, stripped=True)
-    placed, masks, covered = {}, {}, {}
-    for sequence, volume in images.items():
-        brain, way = brains[sequence]
-        placed[sequence], masks[sequence], covered[sequence] = _place(
-            case_id, volume, ways[sequence] @ home.matrix, brain, way @ home.matrix
-        )
-    overlap = {ATLAS: _dice(masks[first], resample(case_id, _template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0)}
+    home = _lay(case_id, (first, inner), (ATLAS, read_template()), say, stripped=True)
+    placed = {s: _place(case_id, v, ways[s] @ home.matrix, brains[s], home.matrix) for s, v in images.items()}
+    covered = _covered(placed)
+    known, way = brains[first]
+    overlap = {ATLAS: _overlap(placed[first].brain, template_on_atlas(), _view(case_id, known, way @ home.matrix))}
     if stripped:  # else all have one brain
-        overlap |= {str(sequence): _dice(masks[sequence], masks[first]) for sequence in others}
+        overlap |= {
+            str(s): _overlap(placed[s].brain, placed[first].brain, placed[s].view & placed[first].view) for s in others
+        }
     registrations = {str(s): found for s, found in laid.items()} | {ATLAS: home}
     lines = [
         *judge_registrations(case_id, registrations, overlap, force=force),
@@ -159,7 +161,8 @@ def to_atlas_grid(
         "seconds": _spent(began, registration=together, brain=found_brain, atlas=time.perf_counter()),
     }
     to_atlas = np.linalg.inv(ways[native] @ home.matrix).astype(np.float64)
-    return RawCase(Case(case_id, placed, force=force), images[native], to_atlas, record, tuple(lines))
+    on_atlas = {sequence: found.image for sequence, found in placed.items()}
+    return RawCase(Case(case_id, on_atlas, force=force), images[native], to_atlas, record, tuple(lines))
 
 
 def _lay(
@@ -300,37 +303,12 @@ def _find_brains(
 ) -> dict[Sequence, tuple[Volume, NDArray[np.float64]]]:
     """Per sequence, the brain as a volume of 0 and 1 and the way from the reference to its grid."""
     if source.already_stripped:
-        return {s: (_as_mask(volume, volume.array > 0), ways[s]) for s, volume in images.items()}
+        return {s: (as_mask(volume, volume.array > 0), ways[s]) for s, volume in images.items()}
     if given is not None:
         return dict.fromkeys(images, (given[0], ways[given[1]]))
     assert source.hd_bet is not None
-    brain = _as_mask(images[first], strip_with_hd_bet(case_id, source.hd_bet, images[first]))
+    brain = as_mask(images[first], strip_with_hd_bet(case_id, source.hd_bet, images[first]))
     return dict.fromkeys(images, (brain, ways[first]))
-
-
-def _given_brain(case_id: str, images: Mapping[Sequence, Volume], path: Path) -> tuple[Volume, Sequence]:
-    """The brain mask a user gave, and the scan it lies on; looked at before anything is registered."""
-    mask = read_volume(path, case=case_id)
-    owner = next((s for s, volume in images.items() if lies_on(mask, volume)), None)
-    if owner is None:
-        raise InputError(
-            case=f"{case_id}: {path.name}",
-            expected="a mask on the grid of one of " + ", ".join(str(s) for s in images),
-            found=f"shape {mask.array.shape}, on none of them",
-            mend="draw or resample the mask on one of these scans",
-        )
-    if not (mask.array > 0).any():
-        raise InputError(
-            case=f"{case_id}: {path.name}",
-            expected="a brain, as voxels above 0",
-            found="an empty mask",
-            mend="draw it again, or take --hd-bet",
-        )
-    return _as_mask(mask, mask.array > 0), owner
-
-
-def _as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
-    return Volume(inside.astype(np.float32), volume.affine, volume.path, volume.header)
 
 
 def _on_scan(
@@ -342,23 +320,44 @@ def _on_scan(
 
 
 def _place(
-    case_id: str, volume: Volume, way: NDArray[np.float64], brain: Volume, brain_way: NDArray[np.float64]
-) -> tuple[Volume, NDArray[np.bool_], float]:
-    """A stripped scan on the atlas grid, the whole brain, and the share of it in the field of view of the scan.
+    case_id: str,
+    volume: Volume,
+    way: NDArray[np.float64],
+    known: tuple[Volume, NDArray[np.float64]],
+    home: NDArray[np.float64],
+) -> _Placed:
+    """A scan laid upon the atlas by its way from there, with its brain, whose way begins at the reference.
 
     The cut around a brain that was stripped before neither dims nor rings. Beyond its field of view a scan knows
     nothing: it is background there, not the darkest tissue.
     """
+    brain, brain_way = known
     affine = atlas_affine()
-    inside = resample(case_id, brain, brain_way, ATLAS_SHAPE, affine) >= 0.5
+    inside = resample(case_id, brain, brain_way @ home, ATLAS_SHAPE, affine) >= 0.5
     if brain.array.shape == volume.array.shape and np.array_equal(brain.array > 0, volume.array > 0):
         volume = replace(volume, array=_continued(volume.array))
-    view = replace(volume, array=np.ones_like(volume.array))
-    seen = inside & (resample(case_id, view, way, ATLAS_SHAPE, affine) > 0.5)
+    view = _view(case_id, volume, way)
     image = resample(case_id, volume, way, ATLAS_SHAPE, affine, cubic=True)
     low = volume.array[volume.array > 0].min()
-    placed = np.where(seen, np.maximum(image, low), 0).astype(np.float32)
-    return Volume(placed, affine, volume.path, None), inside, int(seen.sum()) / max(1, int(inside.sum()))
+    placed = np.where(inside & view, np.maximum(image, low), 0).astype(np.float32)
+    return _Placed(Volume(placed, affine, volume.path, None), inside, view)
+
+
+def _view(case_id: str, volume: Volume, way: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where on the atlas grid a volume has voxels."""
+    return resample(case_id, as_mask(volume, np.ones(volume.array.shape, bool)), way, ATLAS_SHAPE, atlas_affine()) > 0.5
+
+
+def _covered(placed: Mapping[Sequence, _Placed]) -> dict[Sequence, float]:
+    """Share of the brain in the field of view of each scan; the brain is what any of them knows of it."""
+    brain = np.any([found.brain for found in placed.values()], axis=0)
+    whole = max(1, int(brain.sum()))
+    return {sequence: int((brain & found.view).sum()) / whole for sequence, found in placed.items()}
+
+
+def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_], view: NDArray[np.bool_]) -> float:
+    """Dice of two brains where both were imaged."""
+    return _dice(one & view, other & view)
 
 
 def _continued(array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -369,13 +368,6 @@ def _continued(array: NDArray[np.float32]) -> NDArray[np.float32]:
     nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
     continued: NDArray[np.float32] = array[tuple(nearest)]
     return continued
-
-
-def _template() -> Volume:
-    from nilearn import datasets
-
-    image = datasets.load_mni152_template(resolution=1)
-    return Volume(np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64), Path("MNI152"), None)
 
 
 def _describe(found: Registration) -> dict[str, Any]:

@@ -1,18 +1,25 @@
-"""The MNI152 maps that nilearn's wheel carries, made ready to be deformed (for phantoms)."""
+"""The MNI152 maps that nilearn's wheel carries: ready to be deformed (for phantoms), and to lay raw scans upon."""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mindgap.data.registration import resample
+from mindgap.data.volume import Volume
 
 Field = NDArray[np.float32]
 
 TEMPLATE_CENTRE_MNI_MM = (0.0, -17.0, 5.5)
 """Middle of the template's brain."""
+
+ATLAS_SHAPE = (240, 240, 155)
+"""1 mm, LPS: the grid of BraTS."""
 
 FAR_MM = 40.0
 """Distances to the ventricles are clipped here."""
@@ -81,6 +88,30 @@ def load_template(spacing_mm: float) -> Template:
         origin_mni_mm=origin,
         seeds_mni_mm=_seed_places(white, origin),
     )
+
+
+def atlas_affine() -> NDArray[np.float64]:
+    """Affine of the atlas grid, with the template's brain in its middle."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[:3, 3] = TEMPLATE_CENTRE_MNI_MM - affine[:3, :3] @ ((np.array(ATLAS_SHAPE) - 1) / 2)
+    return affine
+
+
+@functools.cache
+def read_template() -> Volume:
+    """The T1 map on its own grid (1 mm, RAS), 0 outside of the brain; not to be written to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nilearn import datasets
+
+        image = datasets.load_mni152_template(resolution=1)
+    return Volume(np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64), Path("MNI152"), None)
+
+
+@functools.cache
+def template_on_atlas() -> NDArray[np.bool_]:
+    """The brain of the template on the atlas grid."""
+    return resample("atlas", read_template(), np.eye(4), ATLAS_SHAPE, atlas_affine()) > 0
 
 
 def sample_template(volume: Field, position: list[Field], template: Template) -> Field:
