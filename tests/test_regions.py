@@ -13,6 +13,7 @@ from mindgap.regions import (
     find_convention,
     label_from_target,
     region_mask,
+    region_volumes_ml,
     target_from_label,
 )
 
@@ -84,3 +85,9 @@ def test_strange_values_are_refused(value):
 def test_unknown_conventions_are_refused():
     with pytest.raises(SettingError, match="choose one of brats2017"):
         find_convention("brats")
+
+
+def test_volumes_are_those_of_the_masks(target):
+    volumes = region_volumes_ml(target, 0.5)
+    assert volumes == {region: 0.5 * region_mask(target, region).sum() for region in REGIONS}
+    assert set(region_volumes_ml(np.zeros((2, 2, 2), np.uint8), 0.5).values()) == {0.0}

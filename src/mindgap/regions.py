@@ -124,6 +124,17 @@ def label_from_target(target: NDArray[np.uint8], convention: LabelConvention) ->
     return np.array([0, et, ncr, ed], dtype=np.uint8)[target]
 
 
+def region_volumes_ml(target: NDArray[np.uint8], voxel_ml: float) -> dict[Region, float]:
+    """Volume of each region, from classes.
+
+    Args:
+        target: Classes (i j k).
+        voxel_ml: Of one voxel, |det| of the affine: edge lengths alone overstate a sheared grid.
+    """
+    counts = np.bincount(target.ravel(), minlength=CLASS_COUNT)
+    return {region: int(counts[list(classes)].sum()) * voxel_ml for region, classes in CLASSES_OF_REGION.items()}
+
+
 def region_mask(target: NDArray[np.uint8], region: Region) -> NDArray[np.bool_]:
     """The boolean volume of one region, from classes."""
     return np.isin(target, CLASSES_OF_REGION[region])

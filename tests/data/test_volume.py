@@ -10,7 +10,9 @@ from mindgap.data.volume import (
     Volume,
     check_head,
     doubt_about_brains,
+    doubt_about_grid,
     orientation_of,
+    shear_of,
     spacing_of,
     volume_of_voxel_ml,
 )
@@ -82,3 +84,17 @@ def test_brains_that_do_not_lie_upon_each_other_are_doubted():
         said = doubt_about_brains({"T1": head, "T2": _head(), "FLAIR": other})
         assert said.startswith("the brains of T1 (a.nii) and FLAIR ("), said
         assert "overlap by Dice 0." in said
+
+
+def test_a_sheared_grid_is_doubtful_and_an_oblique_one_is_not():
+    tilt, turn = np.eye(4), np.eye(4)
+    tilt[1, 2] = np.tan(np.deg2rad(12))
+    turn[1:3, 1:3] = [[0.8, -0.6], [0.6, 0.8]]
+    voxels, spacing = np.ones((4, 4, 4), np.float32), np.diag([1.0, 1.0, 5.0, 1.0])
+    assert doubt_about_grid(Volume(voxels, turn @ spacing, Path("a.nii"), None)) == ""
+    sheared = turn @ tilt @ spacing
+    assert np.degrees(np.arcsin(shear_of(sheared))) == pytest.approx(12)
+    said = doubt_about_grid(Volume(voxels, sheared, Path("a.nii"), None))
+    assert said.startswith("the grid of a.nii is sheared by 12.0 degrees")
+    assert np.prod(spacing_of(sheared)) > 1.02 * np.prod(np.diag(spacing)), "edges overstate its voxels"
+    assert volume_of_voxel_ml(sheared) == pytest.approx(0.005)

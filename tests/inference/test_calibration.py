@@ -14,10 +14,10 @@ from mindgap.data.cohort import discover
 from mindgap.errors import SettingError
 from mindgap.evaluation.scores import score_case
 from mindgap.inference.assessment import Trial, _verdict, assess, write_trials
-from mindgap.inference.calibration import calibrate
+from mindgap.inference.calibration import View, calibrate, reference_volumes_ml, segmented
 from mindgap.inference.confidence import POOLED, estimate
 from mindgap.inference.predictor import Predictor
-from mindgap.regions import REGIONS, find_convention
+from mindgap.regions import REGIONS, Region, find_convention
 from mindgap.sequences import SEQUENCES, Sequence, format_subset
 
 LABELS = "brats2017"
@@ -84,6 +84,30 @@ def test_rows_are_the_scores_of_the_evaluation(run, cohort, known):
     told = estimate(replace(known, dice_models={POOLED: {}}), found, case, coverage="whole")
     assert told.temperature == known.temperatures[POOLED].value, "few cases: one temperature for all subsets"
     assert all(math.isnan(value) for value in told.dice.values()), "no model, no expected Dice"
+
+
+def test_each_sequence_is_prepared_once_and_nothing_changes(run, cohort, monkeypatch):
+    cases = discover(cohort, labels=LABELS)
+    files = next(files for files in cases.cases if files.case_id == "Q3")
+    plain = {subset: run.segment(files.load(subset), subset) for subset in WANTED}
+    monkeypatch.setattr("mindgap.inference.predictor.prepare_case", None)
+    for view in segmented(run, [files], cases, WANTED):
+        np.testing.assert_array_equal(view.segmentation.maps, plain[view.segmentation.subset].maps)
+        np.testing.assert_array_equal(view.segmentation.target, plain[view.segmentation.subset].target)
+
+
+def test_a_sheared_grid_overstates_no_reference(run, cohort):
+    files = discover(cohort, labels=LABELS).cases[0]
+    case = files.load(FLAIR_ONLY, convention=find_convention(LABELS))
+    tilt = np.eye(4)
+    tilt[1, 2] = 0.5
+    images = {s: replace(volume, affine=tilt @ volume.affine) for s, volume in case.images.items()}
+    views = [
+        View(replace(case, images=there), run.segment(case, FLAIR_ONLY), case.target) for there in (case.images, images)
+    ]
+    straight, sheared = (reference_volumes_ml(view)[str(Region.WT)] for view in views)
+    assert straight > 0
+    assert sheared == pytest.approx(straight)
 
 
 def test_estimates_are_held_against_cases_that_are_news_to_the_network(run, cohort, known, tmp_path):

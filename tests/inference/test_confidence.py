@@ -60,10 +60,10 @@ def test_a_mask_that_is_empty_on_its_own_grid_is_to_be_looked_at(confidence, fou
     case, segmentation = found
     result = estimate(confidence, segmentation, case, coverage="whole")
     assert "no tumour was found" not in result.review
-    gone = result.of_mask(dict.fromkeys(Region, 0.0))
+    gone = result.of_mask(dict.fromkeys(Region, 0.0), result.volumes)
     assert gone.review == ("no tumour was found", *result.review)
     assert all(math.isnan(value) for value in gone.dice.values())
-    assert gone.of_mask(dict.fromkeys(Region, 0.0)).review == gone.review
+    assert gone.of_mask(dict.fromkeys(Region, 0.0), result.volumes).review == gone.review
 
 
 def test_an_estimate_is_calibrated_and_its_intervals_hold_the_mask(confidence, found):

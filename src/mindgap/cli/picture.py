@@ -56,12 +56,13 @@ def write_picture(path: Path, found: Segmentation, files: CaseFiles, model: str)
 
 def picture_of(found: Segmentation, files: CaseFiles, model: str) -> Picture:
     """What is drawn: the mask, its volumes, and how far it can be trusted where that is known."""
-    from mindgap.data.brain import lies_on
+    from mindgap.data.brain import on_grid_of
     from mindgap.regions import Region
     from mindgap.report.scene import Picture
 
     volumes = {str(sequence): _read(files, sequence) for sequence in found.subset}
-    images = {name: volume.array for name, volume in volumes.items() if lies_on(found.like, volume)}
+    turned = {name: on_grid_of(volume, found.like) for name, volume in volumes.items()}
+    images = {name: volume.array for name, volume in turned.items() if volume is not None}
     sizes = " · ".join(f"{region} {ml:.1f}" for region, ml in found.volumes_ml.items())
     caption = f"predicted {sizes} mL" if found.target.any() else "no tumour found"
     estimate = found.confidence

@@ -19,6 +19,8 @@ _OTHER_UNITS = {1: "metres", 3: "micrometres"}
 _LARGEST_SIDE_MM = 1000.0
 MOST_APART_MM = 1.0
 """Corners by sform and by qform: beyond this the header tells two stories."""
+MOST_SHEAR = 1e-3
+"""Cosine between two axes of a grid: beyond this (0.06 degrees) they are not at right angles."""
 _SMALL_SIDE_MM, _FINE_EDGE_MM = 50.0, 0.5
 """A longest side below the first, in voxels below the second: 24 "mm" in 240 voxels are a head in cm, not a crop."""
 
@@ -68,6 +70,12 @@ def volume_of_voxel_ml(affine: NDArray[np.float64]) -> float:
     return float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
 
 
+def shear_of(affine: NDArray[np.float64]) -> float:
+    """How far the axes of a grid are from right angles: the largest cosine between two of them."""
+    axes = affine[:3, :3] / np.array(spacing_of(affine))
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
 def check_head(case: str, volume: Volume) -> None:
     """Refuse an image whose grid is not that of a head in mm: other units, or a size that only other units explain.
 
@@ -105,7 +113,24 @@ def check_head(case: str, volume: Volume) -> None:
 
 
 def doubt_about_grid(volume: Volume) -> str:
-    """What makes it doubtful where a volume lies in space; "" where its header tells, in one way."""
+    """What makes it doubtful where a volume lies in space, or what shape it has; "" where its header tells, in one way.
+
+    A sheared grid is taken: where shear is small it does little, and volumes are right.
+    """
+    return "; ".join(doubt for doubt in (_doubt_about_place(volume), _doubt_about_angles(volume)) if doubt)
+
+
+def _doubt_about_angles(volume: Volume) -> str:
+    shear = shear_of(volume.affine)
+    if shear <= MOST_SHEAR:
+        return ""
+    return (
+        f"the grid of {volume.path.name} is sheared by {np.degrees(np.arcsin(min(shear, 1.0))):.1f} degrees (gantry "
+        "tilt?), and a network sees the head so: convert the scan again, with the tilt corrected"
+    )
+
+
+def _doubt_about_place(volume: Volume) -> str:
     header = volume.header
     if not isinstance(header, nib.Nifti1Header):
         return ""

@@ -14,6 +14,7 @@ from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort, discover_labelled
 from mindgap.data.history import history_of
 from mindgap.data.patients import of_same_patients
+from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import SettingError
 from mindgap.evaluation.calibration import DiceModel, Temperature, fit_dice, fit_temperature, likelihood_curve
 from mindgap.evaluation.metrics import dice
@@ -23,7 +24,7 @@ from mindgap.inference.confidence import POOLED, Confidence, Observed, expected_
 from mindgap.inference.familiarity import Features, describe_image
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor, Segmentation
-from mindgap.regions import REGIONS, region_mask
+from mindgap.regions import REGIONS, region_mask, region_volumes_ml
 from mindgap.runfiles import MANIFEST
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.sequences import Subset, format_subset
@@ -195,7 +196,8 @@ def segmented(
             if set(subset) <= set(files.sequences):
                 case = opened.case(subset)
                 assert case.target is not None
-                yield View(case, predictor.segment(case, subset), case.target)
+                found = predictor.segment(case, subset, prepared=opened.prepared(subset))
+                yield View(case, found, case.target)
             progress(done, len(cases) * len(subsets), files.case_id)
 
 
@@ -217,8 +219,8 @@ def region_dice(view: View) -> dict[str, float]:
 
 def reference_volumes_ml(view: View) -> dict[str, float]:
     """Volume of each region of the reference."""
-    voxel_ml = float(np.prod(view.case.reference.spacing_mm)) / 1000.0
-    return {str(region): float(region_mask(view.reference, region).sum()) * voxel_ml for region in REGIONS}
+    volumes = region_volumes_ml(view.reference, volume_of_voxel_ml(view.case.reference.affine))
+    return {str(region): ml for region, ml in volumes.items()}
 
 
 def _measure(measured: _Measured, view: View) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ class Estimate:
         n: Calibration cases on this subset.
         temperature: Applied to the probabilities.
         dice: Region -> expected Dice, NaN where it cannot be told.
-        volumes: Region -> interval of the reference's volume, None where n is too small for the level.
+        volumes: Region -> interval of the reference's volume, None where n is too small for the level, or where the
+            mask holds a part of the region.
         level: Of the intervals.
         strangeness: Distance from known cases; None where too few are known.
         review: Why a human should look at the mask; empty where nothing speaks for it.
@@ -41,11 +42,30 @@ class Estimate:
     review: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def of_mask(self, volumes_ml: Mapping[Region, float]) -> Estimate:
-        """What can be said when the mask was brought to another grid: nothing of the Dice of what is empty there."""
+    def of_mask(
+        self,
+        volumes_ml: Mapping[Region, float],
+        intervals: Mapping[Region, VolumeInterval | None],
+        cut: Collection[Region] = (),
+    ) -> Estimate:
+        """What can be said when the mask was brought to another grid: nothing of the Dice of what is empty there.
+
+        Args:
+            volumes_ml: Of the mask on that grid.
+            intervals: What these volumes lead to expect.
+            cut: Regions of which that grid holds a part: calibration knows whole ones, so that they get no interval.
+        """
         gone = not any(volumes_ml.values()) and NO_TUMOUR not in self.review
         dice = {r: v if volumes_ml[r] > 0 else math.nan for r, v in self.dice.items()}
-        return replace(self, dice=dice, review=(NO_TUMOUR, *self.review) if gone else self.review)
+        volumes = {region: None if region in cut else interval for region, interval in intervals.items()}
+        note = f"no volume interval of {', '.join(map(str, cut))}: the grid of the mask holds a part of it"
+        return replace(
+            self,
+            dice=dice,
+            volumes=volumes,
+            review=(NO_TUMOUR, *self.review) if gone else self.review,
+            notes=(*self.notes, note) if cut else self.notes,
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """For the manifest of a mask."""

@@ -22,7 +22,7 @@ from mindgap.inference.estimate import Estimate
 from mindgap.inference.tiling import Run, mirrored, pad_to, padded_shape, predict_tiled, predict_whole
 from mindgap.networks.card import Decision, Trained, head_of, open_model
 from mindgap.processor import available_memory_gib, detect_processor, is_short_of_memory
-from mindgap.regions import ED_CLASS, ET_CLASS, NCR_CLASS, Region
+from mindgap.regions import Region, region_volumes_ml
 from mindgap.sequences import SUBSETS, Subset, format_subset, make_subset
 from mindgap.shapes import BACKGROUND, STRIDE, Bool, Float
 
@@ -182,7 +182,9 @@ class Predictor:
             mend=f"add {missing}, or name a model trained for {format_subset(available)} or less",
         )
 
-    def segment(self, case: Case, subset: Subset | None = None) -> Segmentation:
+    def segment(
+        self, case: Case, subset: Subset | None = None, *, prepared: PreparedCase | None = None
+    ) -> Segmentation:
         """Segment a case on its own grid.
 
         The probabilities, not labels, are resampled back; the most probable class wins, so that
@@ -191,22 +193,22 @@ class Predictor:
         Args:
             case: The loaded sequences.
             subset: What to look at; as much of the case as the network takes when None.
+            prepared: These sequences as the network takes them, where they were prepared before.
         """
         if subset is not None:
             subset = make_subset(subset)
             self.check(subset)
         used = self.serve(case.case_id, case.sequences, subset)
         chosen = case.only(used)
-        prepared = prepare_case(chosen, self.preparation)
+        prepared = prepare_case(chosen, self.preparation) if prepared is None else prepared
         maps, coverage = self.maps(case.case_id, prepared)
         target, native = self._classes_at_home(maps, prepared.placement)
-        voxel_ml = volume_of_voxel_ml(chosen.reference.affine)
         return Segmentation(
             case_id=case.case_id,
             subset=used,
             target=target,
             like=chosen.reference,
-            volumes_ml={region: count * voxel_ml for region, count in region_voxels(target).items()},
+            volumes_ml=region_volumes_ml(target, volume_of_voxel_ml(chosen.reference.affine)),
             maps=maps,
             placement=prepared.placement,
             coverage=coverage,
@@ -333,13 +335,3 @@ class Predictor:
         absent = np.full_like(prepared.image[0], BACKGROUND)
         image = np.stack([columns.get(sequence, absent) for sequence in self.card.sequences])
         return image, np.array([s in columns for s in self.card.sequences])
-
-
-def region_voxels(target: NDArray[np.uint8]) -> dict[Region, int]:
-    """Number of voxels of each region."""
-    counts = np.bincount(target.ravel(), minlength=4)
-    return {
-        Region.WT: int(counts[[ET_CLASS, NCR_CLASS, ED_CLASS]].sum()),
-        Region.TC: int(counts[[ET_CLASS, NCR_CLASS]].sum()),
-        Region.ET: int(counts[ET_CLASS]),
-    }

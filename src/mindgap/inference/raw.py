@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from mindgap.data.case import CaseFiles
@@ -12,10 +12,15 @@ from mindgap.data.prepared import Placement
 from mindgap.data.raw import RawCase, RawOptions, bring_back, to_atlas_grid
 from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import InputError
+from mindgap.evaluation.conformal import volume_interval
 from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence
-from mindgap.inference.predictor import Predictor, region_voxels
+from mindgap.inference.estimate import Estimate
+from mindgap.inference.predictor import Predictor
 from mindgap.inference.record import Found, Reading, doubts_about, find_in, refuse_copies
+from mindgap.regions import Region, region_volumes_ml
+
+_CUT_SHARE, _CUT_ML = 0.05, 1.0  # lost on the way home; thick slices alone move volumes by less
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,8 @@ def read_raw(
 def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | None = None) -> Found:
     """Segment on the atlas grid; region probabilities are resampled to the native grid and classes decided there.
 
+    Volumes are those of the mask that is written; where its grid cuts off a part of what was found, that is said.
+
     Args:
         predictor: The network.
         given: The scans.
@@ -86,13 +93,13 @@ def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | N
     on_atlas = find_in(predictor, given.reading, confidence).segmentation
     maps = bring_back(given.raw, on_atlas.probabilities)
     target = predictor.classes(maps)
-    voxel_ml = volume_of_voxel_ml(given.raw.native.affine)
-    volumes_ml = {region: count * voxel_ml for region, count in region_voxels(target).items()}
+    volumes_ml = region_volumes_ml(target, volume_of_voxel_ml(given.raw.native.affine))
+    cut = _cut_regions(on_atlas.volumes_ml, volumes_ml)
     i, j, k = target.shape
     whole = Placement((i, j, k), (0, 1, 2), (False, False, False), (i, j, k), ((0, i), (0, j), (0, k)))
     found = replace(
         on_atlas,
-        confidence=None if on_atlas.confidence is None else on_atlas.confidence.of_mask(volumes_ml),
+        confidence=_at_home(on_atlas.confidence, confidence, volumes_ml, cut),
         target=target,
         maps=maps,
         native=maps,
@@ -100,4 +107,39 @@ def find_raw(predictor: Predictor, given: RawReading, confidence: Confidence | N
         like=given.raw.native,
         volumes_ml=volumes_ml,
     )
-    return Found(given.reading, found, given.seconds + time.perf_counter() - began)
+    reading = replace(
+        given.reading,
+        raw={**given.reading.raw, "volumes_on_atlas_ml": {str(r): round(v, 3) for r, v in on_atlas.volumes_ml.items()}},
+        warnings=(*given.reading.warnings, *_say_cut(cut, on_atlas.volumes_ml, volumes_ml, given.raw)),
+    )
+    return Found(reading, found, given.seconds + time.perf_counter() - began)
+
+
+def _cut_regions(on_atlas_ml: Mapping[Region, float], native_ml: Mapping[Region, float]) -> tuple[Region, ...]:
+    """Regions that lost more on the way home than a change of grid explains."""
+    return tuple(r for r, ml in on_atlas_ml.items() if ml - native_ml[r] > max(_CUT_ML, _CUT_SHARE * ml))
+
+
+def _say_cut(
+    cut: tuple[Region, ...], on_atlas_ml: Mapping[Region, float], native_ml: Mapping[Region, float], raw: RawCase
+) -> tuple[str, ...]:
+    if not cut:
+        return ()
+    lost = ", ".join(f"{region} {native_ml[region]:.1f} of {on_atlas_ml[region]:.1f} mL" for region in cut)
+    return (
+        f"the grid of {raw.record['native']} cuts the mask: it holds {lost} found on the atlas; name a scan that "
+        "covers the tumour with --native",
+    )
+
+
+def _at_home(
+    estimate: Estimate | None, known: Confidence | None, volumes_ml: Mapping[Region, float], cut: tuple[Region, ...]
+) -> Estimate | None:
+    """What can be said of the mask on the native grid: its volumes lead to intervals of their own."""
+    if estimate is None or known is None:
+        return None
+    intervals = {
+        region: volume_interval(ml, known.residuals(estimate.subset, str(region)), known.level)
+        for region, ml in volumes_ml.items()
+    }
+    return estimate.of_mask(volumes_ml, intervals, cut)
