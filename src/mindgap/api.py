@@ -18,6 +18,7 @@ from mindgap.data.building import prepare_cohort
 from mindgap.data.case import CaseFiles
 from mindgap.data.codes import CodeKind
 from mindgap.data.cohort import Cohort, discover, discover_labelled
+from mindgap.data.history import cases_of
 from mindgap.data.prepared import Preparation
 from mindgap.data.raw import RawOptions
 from mindgap.data.splits import find_split
@@ -287,7 +288,7 @@ def _sheet_cases(cohort: Cohort, status: Mapping[str, CaseStatus], out: Path, la
         shown = parse_subset(ended.native) if ended.native else subset  # of raw scans one lies on the grid of the mask
         images = {str(s): files.images[s] for s in shown if s in files.images}
         mask = mask_of(out, files.case_id, ended.grid, layout)
-        sheet.append(SheetCase(files.case_id, mask, images, format_subset(subset)))
+        sheet.append(SheetCase(files.case_id, mask, images, format_subset(subset), bool(ended.review)))
     return sheet
 
 
@@ -321,7 +322,7 @@ def export(
     from mindgap.inference.export import export as export_network
 
     cohort, convention = discover_labelled(data, labels)
-    parts = read_json(model / MANIFEST)["cases"]
+    parts = cases_of(model)
     train, validation = (
         [files for files in cohort.cases if files.case_id in set(parts[part])] for part in ("train", "validation")
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mindgap.data.case import Case, CaseFiles
 from mindgap.data.cohort import Cohort, discover_labelled
-from mindgap.data.history import history_of
+from mindgap.data.history import cases_of, history_of
 from mindgap.data.patients import of_same_patients
 from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import SettingError
@@ -80,7 +80,7 @@ def calibrate(
     for subset in wanted:
         predictor.check(subset)
     cohort, _ = discover_labelled(data or _source(predictor.folder), labels)
-    parts = read_json(predictor.folder / MANIFEST)["cases"] if (predictor.folder / MANIFEST).is_file() else {}
+    parts = cases_of(predictor.folder) if (predictor.folder / MANIFEST).is_file() else {}
     chosen = _choose(cohort, cases, parts, predictor.folder)
     measured = _Measured()
     for view in segmented(predictor, chosen, cohort, wanted, progress=progress):
@@ -119,7 +119,7 @@ def cross_calibrate(
     """
     cohort, _ = discover_labelled(data, labels)
     there = {files.case_id: files for files in cohort.cases}
-    parts = [read_json(member.folder / MANIFEST)["cases"] for member in members]
+    parts = [cases_of(member.folder) for member in members]
     judged = [case for part in parts for case in part["test"]]
     if len(set(judged)) < len(judged) or any({*p["test"]} & {*p["train"], *p["validation"]} for p in parts):
         raise SettingError("these are no folds of one cross-validation: a case is judged twice, or by who learnt it.")

@@ -17,7 +17,7 @@ from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Predictor
-from mindgap.inference.record import Found, Reading, doubts_about, find_in, refuse_copies
+from mindgap.inference.record import Found, Reading, doubts_about, find_in, refuse_copies, refuse_same_voxels
 from mindgap.regions import Region, region_volumes_ml
 
 _CUT_SHARE, _CUT_ML = 0.05, 1.0  # lost on the way home; thick slices alone move volumes by less
@@ -64,6 +64,7 @@ def read_raw(
     images = {s: read_volume(source.path, case=files.case_id, channel=source.channel) for s, source in sources.items()}
     sha256 = {path: sha256_of(path) for path in dict.fromkeys(source.path for source in sources.values())}
     refuse_copies(files, sha256)
+    refuse_same_voxels(files, images)
     read = time.perf_counter()
     try:
         raw = to_atlas_grid(files.case_id, images, options, force=force, say=say)

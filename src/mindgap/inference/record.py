@@ -155,7 +155,7 @@ def refuse_same_voxels(files: CaseFiles, images: Mapping[Sequence, Volume]) -> N
 
     Args:
         files: Where the images come from.
-        images: Those that were opened, on one grid.
+        images: Those that were opened.
 
     Raises:
         InputError: Two have the same voxels.
