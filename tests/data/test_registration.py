@@ -155,6 +155,35 @@ def test_scans_laid_beside_each_other_are_refused_and_named_where_forced(brain, 
     assert any("T2: the brain" in line for line in to_atlas_grid("p", images, STRIPPED, force=True).warnings)
 
 
+def _found(degrees: float, after: float) -> Registration:
+    return Registration(_pose(degrees, (3, 0, 0)) if degrees else np.eye(4), min(0.36, after), after)
+
+
+@pytest.mark.parametrize(("degrees", "words"), [(13, "that after a turn by 13 degrees"), (0, "no other place was")])
+def test_scans_with_skull_that_are_little_alike_are_doubtful_moved_or_not(degrees, words) -> None:
+    scans = {"T1": _found(5, 0.9), "FLAIR": _found(degrees, 0.41), ATLAS: _found(8, 0.22)}
+    (line,) = judge_registrations("p", scans, {ATLAS: 0.9}, force=False)
+    assert line.startswith("the registration is doubtful: FLAIR: similarity 0.41, and ")
+    assert words in line
+    (line,) = judge_registrations("p", scans, {ATLAS: 0.9, "T1": 0.95, "FLAIR": 0.95}, force=False)
+    assert line.endswith("FLAIR: similarity 0.41; is it of the same patient?")
+
+
+def test_a_head_that_was_turned_far_is_said() -> None:
+    (line,) = judge_registrations("p", {ATLAS: _found(42, 0.4)}, {ATLAS: 0.85}, force=False)
+    assert line == "the registration is doubtful: atlas: turned by 42 degrees; look at the picture (--picture)"
+    assert judge_registrations("p", {ATLAS: _found(25, 0.4)}, {ATLAS: 0.85}, force=False) == []
+
+
+def test_a_head_that_is_turned_far_is_found(brain) -> None:
+    """Descents from the headers and from the centres of mass alone ended 33 degrees off."""
+    pose = _pose(50, (5, -8, 4))
+    opposite = np.where(brain.array > 0, np.maximum(1.7 - brain.array, 0.05), 0).astype(np.float32)
+    found = register("p", brain, Volume(opposite, pose @ brain.affine, Path("turned"), None), stripped=True)
+    error = np.linalg.inv(pose) @ found.matrix
+    assert np.degrees(np.arccos(np.clip((np.trace(error[:3, :3]) - 1) / 2, -1, 1))) < 1
+
+
 def test_what_has_nothing_in_common_with_a_brain_is_refused(brain) -> None:
     noise = np.random.default_rng(0).random((40, 40, 40), np.float32)
     found = register("p", brain, Volume(noise, np.diag([4.0, 4, 4, 1]), Path("noise"), None))
@@ -276,6 +305,21 @@ def test_half_a_brain_that_was_stripped_is_no_other_brain(brain, masked) -> None
         )
         assert found.record["brain_covered"][str(other)] == 1
         assert min(found.record["brain_overlap"].values()) > 0.9
+
+
+def test_n4_takes_a_bias_field_away(brain, masked) -> None:
+    places = np.moveaxis(np.indices(brain.array.shape), 0, -1) / brain.array.shape
+    field = np.exp(0.5 * places[..., 0] - 0.4 * places[..., 2]).astype(np.float32)
+    biased = {Sequence.T1: replace(brain, array=brain.array * field)}
+    true = to_atlas_grid("p", {Sequence.T1: brain}, masked).case.images[Sequence.T1].array
+    spread = []
+    for n4 in (False, True):
+        found = to_atlas_grid("p", biased, replace(masked, n4=n4))
+        assert found.record["n4"] is n4
+        inside = binary_erosion(true > 0, iterations=3)
+        spread.append(float(np.log(found.case.images[Sequence.T1].array[inside] / true[inside]).std()))
+    assert spread[0] > 0.1
+    assert spread[1] < 0.4 * spread[0]
 
 
 def test_a_scan_that_hardly_covers_the_brain_is_refused_unless_forced(brain, masked) -> None:

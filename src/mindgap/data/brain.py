@@ -202,15 +202,20 @@ def as_mask(volume: Volume, inside: NDArray[np.bool_]) -> Volume:
     return replace(volume, array=inside.astype(np.float32))
 
 
+def lies_on(mask: Volume, volume: Volume) -> bool:
+    """Whether a mask lies on the grid of an image, with its axes."""
+    same = mask.array.shape == volume.array.shape
+    return same and bool(np.abs(mask.affine - volume.affine).max() < _GRID_TOLERANCE_MM)
+
+
 def on_grid_of(mask: Volume, volume: Volume) -> Volume | None:
     """A mask with the axes of an image whose grid it shares, in whichever order and direction; None on another grid."""
     wanted, own = (nib.orientations.io_orientation(one.affine) for one in (volume, mask))
     turn = nib.orientations.ornt_transform(own, wanted)
     array = nib.orientations.apply_orientation(mask.array, turn)
     affine = mask.affine @ nib.orientations.inv_ornt_aff(turn, mask.array.shape)
-    if array.shape != volume.array.shape or np.abs(affine - volume.affine).max() >= _GRID_TOLERANCE_MM:
-        return None
-    return Volume(np.ascontiguousarray(array, np.float32), affine, mask.path, None)
+    turned = Volume(np.ascontiguousarray(array, np.float32), affine, mask.path, None)
+    return turned if lies_on(turned, volume) else None
 
 
 def _geometry(volume: Volume) -> str:
