@@ -133,7 +133,9 @@ def test_cite_prints_exactly_what_a_run_used(journey, capsys: pytest.CaptureFixt
     assert main(["cite", str(journey.t1ce)]) == 0
     text = capsys.readouterr().out
     assert "chen2022pmkl" in text
-    assert "liu2024mindgap" not in text  # a student's own method; its teacher's run cites the paper
+    assert "liu2024mindgap" in text, "its teacher is aligned"
+    assert main(["cite", str(journey.flair)]) == 0
+    assert "liu2024mindgap" not in capsys.readouterr().out, "nothing of it is"
     assert main(["cite", str(journey.teacher)]) == 0
     assert "liu2024mindgap" in capsys.readouterr().out
 
