@@ -111,6 +111,7 @@ def test_the_papers_tables_at_its_scale_are_exactly_114_runs_of_50000_steps(caps
     assert counts == {"teacher": 10, "unimodal": 4, "kdnet": 20, "pmkl": 40, "protokd": 20, "smunet": 20}
     assert "114 runs" in said
     assert "split: protokd" in said
+    assert "brats does not exist: correct --data before the study is run" in said
 
 
 def test_a_dry_run_says_what_is_finished_and_does_not_count_it(capsys, tmp_path):

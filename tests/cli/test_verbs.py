@@ -275,7 +275,7 @@ def test_files_that_are_not_ours_are_never_written_over(
     [
         (["demo", "--steps", "0", "-o", "demo"], "--steps 0 trains nothing"),
         (["study", "-o", "study"], "no study is named: choose among table1"),
-        (["study", "table4", "-o", "study", "--data", "nowhere", "--dry-run"], "nowhere does not exist"),
+        (["study", "table4", "-o", "study", "--data", "nowhere"], "nowhere does not exist"),
         (["prepare", "nowhere", "-o", "store", "--spacing-mm", "none"], "no such folder"),
     ],
 )

@@ -91,7 +91,7 @@ def run(words: Sequence[str]) -> int:
     """Run the verb."""
     settings = parse(Study, words, verb="study", config=(tyro.conf.OmitArgPrefixes,))
     from mindgap.errors import SettingError
-    from mindgap.study.cohort import refuse_missing, split_of
+    from mindgap.study.cohort import split_of
     from mindgap.study.execute import split_runs
     from mindgap.study.grid import Choice, runs_of, unused
     from mindgap.study.outputs import networks_needed
@@ -110,7 +110,8 @@ def run(words: Sequence[str]) -> int:
     cohort, store = settings.data or settings.out / "cohort", settings.out / "store"
     place = Place(settings.out, cohort, store, settings.device, settings.keep)
     if settings.dry_run:
-        refuse_missing(settings.data)
+        if settings.data is not None and not settings.data.exists():
+            say(f"{settings.data} does not exist: correct --data before the study is run")
         networks = networks_needed(settings.presets, place, choice)
         at_once = settings.jobs or jobs_at_once(scale, len(runs), device=settings.device)
         finished = split_runs(runs, scale, place, networks=networks)[0]

@@ -40,16 +40,6 @@ def split_of(split: str, scale: Scale, *, data: Path | None) -> str:
     return "protokd" if split == "auto" and scale.name == "paper" and data is not None else split
 
 
-def refuse_missing(data: Path | None) -> None:
-    """Refuse a cohort that is not there.
-
-    Raises:
-        SettingError: It is not.
-    """
-    if data is not None and not data.exists():
-        raise SettingError(f"{data} does not exist: correct --data.")
-
-
 def prepare_place(
     out: Path, scale: Scale, *, data: Path | None, split: str, device: str, stage: Callable[[str], Progress]
 ) -> Place:
@@ -69,7 +59,8 @@ def prepare_place(
     """
     if data is None and scale.name != "phantom":
         raise SettingError(f"scale {scale.name} needs a cohort: name it with --data, or use --scale phantom.")
-    refuse_missing(data)
+    if data is not None and not data.exists():
+        raise SettingError(f"{data} does not exist: correct --data.")
     place = Place(out, data or out / "cohort", out / "store", device)
     split = split_of(split, scale, data=data)
     if data is None:

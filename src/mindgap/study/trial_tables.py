@@ -214,7 +214,7 @@ def targets_markdown(scores: Sequence[Score]) -> str:
 
 
 def _bracketed(value: Interval) -> str:
-    return value.text(1, scale=100)
+    return value.text(1, scale=100.0)
 
 
 def _percent(value: Interval) -> str:
@@ -222,4 +222,4 @@ def _percent(value: Interval) -> str:
 
 
 def _signed(value: Interval) -> str:
-    return value.text(1, signed=True, scale=100)
+    return value.text(1, signed=True, scale=100.0)
