@@ -33,7 +33,7 @@ from mindgap.inference.panel import Panel
 from mindgap.inference.predictor import Coverage, Predictor, Segmentation
 from mindgap.inference.raw import find_raw, read_raw
 from mindgap.inference.record import check_mask_place, find_in, read_for, write_mask
-from mindgap.inference.selection import choosing
+from mindgap.inference.selection import answering
 from mindgap.inference.shipped import model_folder
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
 from mindgap.regions import find_convention
@@ -156,9 +156,10 @@ def segment(
     """
     check_mask_place(out)
     labels = find_convention(convention)
-    choice = choosing(model, files.case_id, files.sequences, say)
-    folder, confidence = (model, None) if choice is None else (choice.member.folder, choice.member.confidence)
-    predictor = Predictor.load(folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta)
+    who = answering(model, files.case_id, files.sequences, say)
+    predictor = Predictor.load(
+        who.folder, device=device, precision=precision, coverage=coverage, engine=engine, tta=tta
+    )
     used = predictor.serve(files.case_id, files.sequences)
     for sequence, source in files.images.items():
         place = files.origins[sequence].name if sequence in files.origins else source.path
@@ -166,16 +167,16 @@ def segment(
     if probabilities:
         check_probability_files(out)
     if raw is None:
-        found = find_in(predictor, read_for(predictor, files, force=force), confidence)
+        found = find_in(predictor, read_for(predictor, files, force=force), who.confidence)
     else:
-        found = find_raw(predictor, read_raw(predictor, files, raw, force=force, say=say), confidence)
+        found = find_raw(predictor, read_raw(predictor, files, raw, force=force, say=say), who.confidence)
     record = write_mask(
         out,
         found,
         predictor,
         convention=labels,
         force=force,
-        choice=None if folder == model else choice,
+        choice=who.choice,
         brain_mask=None if raw is None else raw.brain.mask,
     )
     for line in record["warnings"]:

@@ -19,6 +19,7 @@ from mindgap.inference.confidence import POOLED, Confidence, Observed, write_con
 from mindgap.inference.panel import Panel
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.selection import (
+    Answering,
     Member,
     answering,
     bundle,
@@ -140,11 +141,12 @@ def test_a_set_answers_with_its_members(pair_of_runs, tmp_path):
     out = tmp_path / "set"
     assert [member.folder.name for member in bundle(pair_of_runs, out)] == ["any", "fixed"]
     lines: list[str] = []
-    folder, confidence = answering(out, "X", SEQUENCES, lines.append)
-    assert folder == out / "members" / "fixed", "measured; the other was not, on all four"
-    assert confidence is not None
+    who = answering(out, "X", SEQUENCES, lines.append)
+    assert who.folder == out / "members" / "fixed", "measured; the other was not, on all four"
+    assert who.confidence is not None
+    assert who.choice.is_exact
     assert "fixed answers from T1+T2+T1ce+FLAIR" in lines[0]
-    assert answering(out, "X", (T1,))[0] == out / "members" / "any"
+    assert answering(out, "X", (T1,)).folder == out / "members" / "any"
     assert joint_card(out).sequences == SEQUENCES
     assert joint_card(out).any_subset
 
@@ -239,10 +241,10 @@ def test_an_engine_that_is_not_there_is_said_before_any_case(pair_of_runs, study
 
 def test_a_network_alone_answers_and_says_that_nothing_is_known(study):
     lines: list[str] = []
-    assert answering(study.fixed, "X", SEQUENCES, lines.append) == (study.fixed, None)
+    assert answering(study.fixed, "X", SEQUENCES, lines.append) == Answering(study.fixed)
     assert len(lines) == 1
     assert "no estimate of reliability" in lines[0]
-    assert answering(study.fixed, "X", (Sequence.T1,)) == (study.fixed, None), "refused by the predictor, by name"
+    assert answering(study.fixed, "X", (Sequence.T1,)) == Answering(study.fixed), "refused by the predictor, by name"
 
 
 def test_sets_that_could_not_choose_are_refused(pair_of_runs, study, tmp_path):

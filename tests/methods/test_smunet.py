@@ -14,7 +14,7 @@ from mindgap.methods.base import Parts
 from mindgap.methods.smunet import SmuNetRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.networks.build import build_network
-from mindgap.networks.norms import settle_norms
+from mindgap.networks.settling import settle_norms
 from mindgap.sequences import SEQUENCES, Sequence, parse_subset
 from mindgap.shapes import BACKGROUND
 

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from mindgap.losses.alignment import align_to_mixture
-from mindgap.networks.encoders import BrainNorm, SequenceEncoders, _BrainNormalise, block_diagonal
+from mindgap.networks.encoders import SequenceEncoders, block_diagonal
+from mindgap.networks.norms import BrainNorm, _BrainNormalise
 from mindgap.shapes import BACKGROUND
 
 J, C, SIDE = 3, 4, 8

@@ -17,7 +17,7 @@ from mindgap.methods.base import Parts
 from mindgap.methods.compact import CompactRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.networks.build import build_network
-from mindgap.networks.norms import running_averages, settle_norms
+from mindgap.networks.settling import running_averages, settle_norms
 from mindgap.networks.weights import load_network, save_network
 from mindgap.sequences import SEQUENCES
 from mindgap.session import open_session

@@ -34,13 +34,11 @@ def check_one_way(folder: Path | None, named: Mapping[Sequence, Path]) -> None:
 
 
 def find_case(folder: Path | None, named: Mapping[Sequence, Path]) -> CaseFiles:
-    """The files of a patient, of NIfTI.
+    """The files of a patient, of NIfTI, who is named one way or the other (:func:`check_one_way`).
 
     Raises:
-        SettingError: As :func:`check_one_way`.
         InputError: The files cannot be a case.
     """
     from mindgap.data.cohort import case_from_files, case_from_folder
 
-    check_one_way(folder, named)
     return case_from_folder(folder, label=False) if folder is not None else case_from_files(named)

@@ -32,7 +32,7 @@ from mindgap.inference.record import (
     warnings_about,
     write_mask,
 )
-from mindgap.inference.selection import choosing
+from mindgap.inference.selection import Answering, answering
 from mindgap.inference.shipped import model_folder
 from mindgap.regions import find_convention
 from mindgap.sequences import Sequence, Subset
@@ -144,20 +144,14 @@ def segment(
     given = {Sequence.T1: t1, Sequence.T2: t2, Sequence.T1CE: t1ce, Sequence.FLAIR: flair}
     images = {sequence: image for sequence, image in given.items() if image is not None}
     files = _as_files(images, case)
-    choice = None
     if isinstance(model, Predictor):
-        predictor, known = model, read_confidence(model.folder, model.sha256)
+        predictor, who = model, Answering(model.folder, read_confidence(model.folder, model.sha256))
     else:
-        place_of_model = model_folder(model)
-        choice = choosing(place_of_model, files.case_id, files.sequences)
-        if choice is None:
-            predictor, known = load(place_of_model), None
-        else:
-            predictor, known = load(choice.member.folder), choice.member.confidence
-            choice = None if choice.member.folder == place_of_model else choice
-    found = find_in(predictor, _read(predictor, images, files, force=force), known)
+        who = answering(model_folder(model), files.case_id, files.sequences)
+        predictor = load(who.folder)
+    found = find_in(predictor, _read(predictor, images, files, force=force), who.confidence)
     if place is not None:
-        write_mask(place, found, predictor, convention=convention, force=force, choice=choice)
+        write_mask(place, found, predictor, convention=convention, force=force, choice=who.choice)
     segmentation = found.segmentation
     mask, _ = label_image(segmentation.target, like=segmentation.like, convention=convention)
     return Result(

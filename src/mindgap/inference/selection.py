@@ -143,10 +143,25 @@ def choose(members: Sequence[Member], case_id: str, available: Subset) -> Choice
     return Choice(member, used, bool(exact), expected, others)
 
 
+@dataclass(frozen=True)
+class Answering:
+    """The network that answers for a case.
+
+    Attributes:
+        folder: Of the network.
+        confidence: What is known of it; None for one that was not calibrated.
+        choice: Why it answers, where it is one of several.
+    """
+
+    folder: Path
+    confidence: Confidence | None = None
+    choice: Choice | None = None
+
+
 def answering(
     model: Path, case_id: str, available: Subset, say: Callable[[str], None] = lambda line: None
-) -> tuple[Path, Confidence | None]:
-    """The folder of the network that answers, and what is known of it.
+) -> Answering:
+    """The network of a model folder that answers; one that is alone and does not fit is refused by the predictor.
 
     Args:
         model: Run folder, or model folder of one network or several.
@@ -158,26 +173,16 @@ def answering(
         InputError: None of several networks fits.
         MindgapError: What is known is of other weights.
     """
-    choice = choosing(model, case_id, available, say)
-    return (model, None) if choice is None else (choice.member.folder, choice.member.confidence)
-
-
-def choosing(
-    model: Path, case_id: str, available: Subset, say: Callable[[str], None] = lambda line: None
-) -> Choice | None:
-    """The network that answers, as :func:`answering`; None for a single one that does not fit.
-
-    That one is refused by the predictor, which says what it needs.
-    """
     members = read_members(model)
     if len(members) == 1 and members[0].uses(available) is None:
-        return None
+        return Answering(model)  # the predictor says what this network needs
     choice = choose(members, case_id, available)
     if len(members) > 1 or choice.expected.n:
         say(choice.describe(available))
-    if choice.member.confidence is None:
-        say(f"no estimate of reliability: {choice.member.folder} was not calibrated (mindgap calibrate)")
-    return choice
+    member = choice.member
+    if member.confidence is None:
+        say(f"no estimate of reliability: {member.folder} was not calibrated (mindgap calibrate)")
+    return Answering(member.folder, member.confidence, choice if len(members) > 1 else None)
 
 
 def joint_card(model: Path) -> ModelCard:

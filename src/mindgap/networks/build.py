@@ -10,18 +10,12 @@ from torch import nn
 from mindgap.errors import SettingError
 from mindgap.networks.aligned import AlignedNetwork, AnchorWeights, Weighting
 from mindgap.networks.dynunet import DynUNetBackbone
-from mindgap.networks.encoders import (
-    BrainNorm,
-    JointEncoder,
-    LatentBatchNorm,
-    NormalHeads,
-    SequenceEncoders,
-    SharedEncoder,
-)
+from mindgap.networks.encoders import JointEncoder, NormalHeads, SequenceEncoders, SharedEncoder
 from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.fused import FusedNetwork
 from mindgap.networks.fused_unet import FusedUNet
 from mindgap.networks.masked import MaskedNetwork
+from mindgap.networks.norms import BrainNorm, LatentBatchNorm
 from mindgap.networks.smunet import SmuPath
 from mindgap.networks.vnet import VNet
 

@@ -12,8 +12,9 @@ from mindgap.batch import Output, brain_of, fill_absent
 from mindgap.networks.aligned import shared_brain
 from mindgap.networks.batchnorm import BatchNorm
 from mindgap.networks.blocks import Convolution
-from mindgap.networks.encoders import BrainNorm, block_diagonal
+from mindgap.networks.encoders import block_diagonal
 from mindgap.networks.layout import hand_over
+from mindgap.networks.norms import BrainNorm
 from mindgap.regions import CLASS_COUNT
 from mindgap.shapes import Bool, Float
 

@@ -20,7 +20,7 @@ from mindgap.evaluation.summary import SummaryRow, summarise
 from mindgap.files import write_aside
 from mindgap.regions import REGIONS
 from mindgap.report.overlay import draw_overlay
-from mindgap.report.scene import REGION_COLOURS, Picture
+from mindgap.report.scene import FAINT, GRID, INK, REGION_COLOURS, Picture
 
 __all__ = [
     "ANCHOR_PREFIX",
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 ANCHOR_PREFIX = "anchor_weight/"
-_INK, _FAINT, _GRID = "#1d2733", "#8a94a0", "#e3e7eb"
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = {"WT": "o", "TC": "s", "ET": "^"}
 _SMOOTHING_SHARE = 40  # the window of the running mean is a fortieth of the run
@@ -74,7 +73,7 @@ def draw_learning(terms: Sequence[Mapping[str, Any]], validations: Sequence[Mapp
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
         axes.set_xlabel("optimiser step", fontsize=9)
     if not panels:
-        figure.text(0.5, 0.5, "nothing was logged", ha="center", va="center", color=_FAINT)
+        figure.text(0.5, 0.5, "nothing was logged", ha="center", va="center", color=FAINT)
     return figure
 
 
@@ -87,13 +86,13 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
     rows = summarise(scores)
     figure = Figure(figsize=(10.8, 1.1 + 0.42 * max(len(rows), 1)), layout="constrained", facecolor="white")
     if not rows:
-        figure.text(0.5, 0.5, "no scores", ha="center", va="center", color=_FAINT)
+        figure.text(0.5, 0.5, "no scores", ha="center", va="center", color=FAINT)
         return figure
     panels = figure.subplots(1, len(REGIONS), sharey=True, sharex=True, squeeze=False)[0]
     for axes, region in zip(panels, map(str, REGIONS), strict=True):
         for place, row in enumerate(rows):
             _plot_cases(axes, place, row, region, values_of(scores, model=row.model, subset=row.subset, region=region))
-        axes.set_title(region, fontsize=11, color=_INK, weight="bold")
+        axes.set_title(region, fontsize=11, color=INK, weight="bold")
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel("Dice", fontsize=9)
         _tidy(axes)
@@ -138,22 +137,22 @@ def _name(row: SummaryRow) -> str:
 
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.grid(visible=True, color=_GRID, linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
 
 def _plot_cases(axes: Axes, place: int, row: SummaryRow, region: str, values: Mapping[str, float]) -> None:
     interval = row.dice[region]
-    colour = _FAINT if row.is_baseline else REGION_COLOURS[next(r for r in REGIONS if str(r) == region)]
+    colour = FAINT if row.is_baseline else REGION_COLOURS[next(r for r in REGIONS if str(r) == region)]
     height = place + 0.22 * np.sin(2.4 * np.arange(len(values)))  # spread, and the same in every region
     face = "none" if row.is_baseline else colour
     axes.scatter(list(values.values()), height, s=17, facecolors=face, edgecolors=colour, alpha=0.85, linewidths=0.9)
     if math.isfinite(interval.low):
-        axes.plot([interval.low, interval.high], [place, place], color=_INK, linewidth=2.0, solid_capstyle="butt")
+        axes.plot([interval.low, interval.high], [place, place], color=INK, linewidth=2.0, solid_capstyle="butt")
     if interval.n > 1:  # of a single case the dot is the mean, and would be hidden
-        axes.plot([interval.mean], [place], "D", color=_INK, markersize=5.5, markeredgecolor="white")
+        axes.plot([interval.mean], [place], "D", color=INK, markersize=5.5, markeredgecolor="white")
 
 
 def _keys(lines: Iterable[Mapping[str, Any]], prefix: str) -> list[str]:
@@ -186,14 +185,14 @@ def _plot_terms(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
         steps, values = _series(lines, name)
         if len(values) == 0:
             continue
-        colour = _INK if name == "loss" else _LINES[place % len(_LINES)]
+        colour = INK if name == "loss" else _LINES[place % len(_LINES)]
         axes.plot(steps, values, color=colour, alpha=0.18, linewidth=0.7)
         axes.plot(steps, _running_mean(values, window), color=colour, linewidth=1.6, label=name)
         finite = values[np.isfinite(values)]
         lowest = min(lowest, float(finite.min()) if len(finite) else math.inf)
     if 0 < lowest < math.inf:
         axes.set_yscale("log")
-    axes.set_title(f"Training terms (bold: mean of {window} logged)", fontsize=10, color=_INK, loc="left")
+    axes.set_title(f"Training terms (bold: mean of {window} logged)", fontsize=10, color=INK, loc="left")
     if names:
         axes.legend(fontsize=8, frameon=False)
 
@@ -205,16 +204,16 @@ def _plot_validations(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(steps, values, label=str(region), **style)
     steps, values = _series(lines, "mean")
     if len(values):
-        axes.plot(steps, values, color=_INK, linewidth=1.2, linestyle="--", label="mean")
+        axes.plot(steps, values, color=INK, linewidth=1.2, linestyle="--", label="mean")
     axes.set_ylim(0, 1)
-    axes.set_title("Dice on the validation cases", fontsize=10, color=_INK, loc="left")
+    axes.set_title("Dice on the validation cases", fontsize=10, color=INK, loc="left")
     axes.legend(fontsize=8, frameon=False, ncols=4, loc="lower right")
 
 
 def _plot_learning_rate(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
-    axes.plot(*_series(lines, "lr"), color=_INK, linewidth=1.4)
+    axes.plot(*_series(lines, "lr"), color=INK, linewidth=1.4)
     axes.set_ylim(bottom=0)
-    axes.set_title("Learning rate", fontsize=10, color=_INK, loc="left")
+    axes.set_title("Learning rate", fontsize=10, color=INK, loc="left")
 
 
 def _plot_anchors(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -223,5 +222,5 @@ def _plot_anchors(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
             *_series(lines, key), marker="osD^v"[place % 5], markersize=4, linewidth=1.4,
             color=_LINES[place % len(_LINES)], label=key.removeprefix(ANCHOR_PREFIX),
         )  # fmt: skip
-    axes.set_title("Anchor weights (not a measure of information)", fontsize=10, color=_INK, loc="left")
+    axes.set_title("Anchor weights (not a measure of information)", fontsize=10, color=INK, loc="left")
     axes.legend(fontsize=8, frameon=False, ncols=4)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from mindgap.regions import REGIONS
 from mindgap.report.scene import (
     ERROR_COLOURS,
+    FAINT,
+    INK,
     REGION_COLOURS,
     VIEWS,
     Picture,
@@ -31,7 +33,6 @@ SEQUENCE_COLOURS = {"T1": "#0072B2", "T1ce": "#D55E00", "T2": "#009E73", "FLAIR"
 """Okabe and Ito's, as everywhere."""
 NOT_RUN = "not run"
 _MARKERS = {"T1": "o", "T1ce": "^", "T2": "s", "FLAIR": "D"}
-_INK, _FAINT = "#1d2733", "#8a94a0"
 _AXIAL = VIEWS[0]
 _LETTERS_PER_INCH, _LINE_INCHES = 14.0, 0.17  # of 9 point text
 
@@ -61,11 +62,11 @@ def draw_embeddings(panels: Mapping[str, Embedding | None], *, caption: str) -> 
     figure = _figure(3.5 * len(panels), 5.0, caption)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for panel, (title, embedding) in zip(axes, panels.items(), strict=True):
-        panel.set_title(title, fontsize=11, color=_INK)
+        panel.set_title(title, fontsize=11, color=INK)
         panel.set_xticks([])
         panel.set_yticks([])
         panel.set_box_aspect(1)
-        panel.spines[:].set_color(_FAINT)
+        panel.spines[:].set_color(FAINT)
         if embedding is None:
             _say_not_run(panel)
             continue
@@ -75,7 +76,7 @@ def draw_embeddings(panels: Mapping[str, Embedding | None], *, caption: str) -> 
             rows = order[names[order] == name]
             panel.scatter(*embedding.points[rows].T, s=7, c=colour, marker=_MARKERS[name], alpha=0.55, linewidths=0)
         text = "\n".join(f"{name}: {value}" for name, value in embedding.measures.items())
-        panel.set_xlabel(text, fontsize=9, color=_INK, loc="left", linespacing=1.4)
+        panel.set_xlabel(text, fontsize=9, color=INK, loc="left", linespacing=1.4)
     handles = [
         Line2D([], [], ls="", marker=_MARKERS[name], color=colour, label=name)
         for name, colour in SEQUENCE_COLOURS.items()
@@ -104,9 +105,9 @@ def draw_masks(rows: Mapping[str, Mapping[str, Picture | None]], *, background: 
         assert some.reference is not None
         show_image(upper[0], some, background, _AXIAL)
         show_fill(upper[0], replace(some, predicted=some.reference), _AXIAL)
-        upper[0].set_title("reference", fontsize=10, color=_INK)
+        upper[0].set_title("reference", fontsize=10, color=INK)
         show_image(lower[0], some, background, _AXIAL)
-        lower[0].set_title(name, fontsize=8.5, color=_FAINT, parse_math=False)
+        lower[0].set_title(name, fontsize=8.5, color=FAINT, parse_math=False)
         for column, (title, picture) in enumerate(row.items(), start=1):
             _show_mask_and_errors((upper[column], lower[column]), title, picture, background)
     names = {"WT": "WT (fill: oedema)", "TC": "TC (fill: necrotic core)", "ET": "ET"}
@@ -117,7 +118,7 @@ def draw_masks(rows: Mapping[str, Mapping[str, Picture | None]], *, background: 
 
 
 def _show_mask_and_errors(panels: tuple[Axes, Axes], title: str, picture: Picture | None, background: str) -> None:
-    panels[0].set_title(title, fontsize=10, color=_INK)
+    panels[0].set_title(title, fontsize=10, color=INK)
     if picture is None:
         for panel in panels:
             panel.set_axis_off()
@@ -129,7 +130,7 @@ def _show_mask_and_errors(panels: tuple[Axes, Axes], title: str, picture: Pictur
     show_fill(panels[0], scene, _AXIAL)
     show_contours(panels[0], scene, _AXIAL)
     show_errors(panels[1], scene, _AXIAL)
-    panels[1].set_title(picture.caption, fontsize=8.5, color=_FAINT, parse_math=False)
+    panels[1].set_title(picture.caption, fontsize=8.5, color=FAINT, parse_math=False)
 
 
 def draw_latent_maps(
@@ -156,7 +157,7 @@ def draw_latent_maps(
     grid = figure.subplots(lines, len(names), squeeze=False)
     for panel, name in zip(grid[0], names, strict=True):
         show_image(panel, scene, name, _AXIAL)
-        panel.set_title(name, fontsize=10, color=_INK)
+        panel.set_title(name, fontsize=10, color=INK)
     for line, (title, row) in zip(grid[1:], maps.items(), strict=True):
         for panel, name in zip(line, names, strict=True):
             placed = place(panel, scene, _AXIAL)
@@ -166,7 +167,7 @@ def draw_latent_maps(
                 planes = [scene.cut(scene.images[f"{title}/{name}/{c}"], _AXIAL) for c in range(3)]
                 panel.imshow(np.stack(planes, axis=-1), interpolation="nearest", **placed)
                 show_contours(panel, scene, _AXIAL)
-        line[0].text(-0.04, 0.5, title, transform=line[0].transAxes, rotation=90, ha="right", va="center", color=_INK)
+        line[0].text(-0.04, 0.5, title, transform=line[0].transAxes, rotation=90, ha="right", va="center", color=INK)
     return figure
 
 
@@ -175,9 +176,9 @@ def _figure(width: float, height: float, caption: str) -> Figure:
     lines = textwrap.wrap(" ".join(caption.split()), int(_LETTERS_PER_INCH * width))
     size = (width, height + _LINE_INCHES * len(lines))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    figure.suptitle("\n".join(lines), fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
+    figure.suptitle("\n".join(lines), fontsize=9, color=FAINT, x=0.01, ha="left", parse_math=False)
     return figure
 
 
 def _say_not_run(axes: Axes) -> None:
-    axes.text(0.5, 0.5, NOT_RUN, transform=axes.transAxes, ha="center", va="center", color=_FAINT)
+    axes.text(0.5, 0.5, NOT_RUN, transform=axes.transAxes, ha="center", va="center", color=FAINT)

@@ -16,7 +16,9 @@ from matplotlib.patches import Patch
 from mindgap.regions import Region
 from mindgap.report.scene import (
     ERROR_COLOURS,
+    FAINT,
     FILL_ALPHA,
+    INK,
     LIGHT_ALPHA,
     REGION_COLOURS,
     VIEWS,
@@ -33,7 +35,6 @@ from mindgap.report.scene import (
 READER_PREFERENCE = ("FLAIR", "T2", "T1ce", "T1")
 """Where a whole tumour is easiest to see, best first."""
 
-_INK, _FAINT = "#1d2733", "#8a94a0"
 _WIDTH_INCH, _LETTERS = 10.8, 150
 """Of the planes, and of a line of the headline."""
 _NAMES = {
@@ -85,12 +86,12 @@ def draw_overlay(picture: Picture) -> Figure:
         else:
             show_fill(axes, scene, view)
             show_contours(axes, scene, view)
-        axes.set_title(f"{view.name} on {main or 'no image'}", fontsize=10, color=_INK, parse_math=False)
+        axes.set_title(f"{view.name} on {main or 'no image'}", fontsize=10, color=INK, parse_math=False)
     grid = outer[1].subgridspec(1, len(lower))
     for column, name in enumerate(lower):
         _show_lower(figure.add_subplot(grid[0, column]), scene, picture, name)
     _add_legend(figure, has_reference=picture.reference is not None)
-    colour = WARNING_COLOUR if picture.warning else _FAINT
+    colour = WARNING_COLOUR if picture.warning else FAINT
     figure.suptitle(_headline(picture), fontsize=9, color=colour, x=0.01, ha="left", parse_math=False)
     return figure
 
@@ -119,7 +120,7 @@ def _show_lower(axes: Axes, scene: Scene, picture: Picture, name: str | None) ->
     if name is not None:
         show_image(axes, scene, name, view)
         if name in picture.seen:
-            axes.set_title(f"{name}, seen", fontsize=10, color=_INK, parse_math=False)
+            axes.set_title(f"{name}, seen", fontsize=10, color=INK, parse_math=False)
         else:
             show_contours(axes, scene, view)
             title = f"{name}, NOT seen by network"
@@ -128,10 +129,10 @@ def _show_lower(axes: Axes, scene: Scene, picture: Picture, name: str | None) ->
     main = _best_seen(picture)
     show_image(axes, scene, main, view)
     if scene.reference is None:
-        axes.set_title("no reference, so no errors", fontsize=10, color=_FAINT)
+        axes.set_title("no reference, so no errors", fontsize=10, color=FAINT)
         return
     show_errors(axes, scene, view)
-    axes.set_title("errors", fontsize=10, color=_INK)
+    axes.set_title("errors", fontsize=10, color=INK)
 
 
 def _add_legend(figure: Figure, *, has_reference: bool) -> None:
@@ -142,7 +143,7 @@ def _add_legend(figure: Figure, *, has_reference: bool) -> None:
         for region, colour in REGION_COLOURS.items()
     ]
     if has_reference:
-        handles.append(Patch(color=_FAINT, alpha=FILL_ALPHA, label="fill: prediction"))
-        handles.append(Line2D([], [], color=_FAINT, lw=2, label="line: reference"))
+        handles.append(Patch(color=FAINT, alpha=FILL_ALPHA, label="fill: prediction"))
+        handles.append(Line2D([], [], color=FAINT, lw=2, label="line: reference"))
         handles += [Patch(color=colour, label=name) for name, colour in ERROR_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False, labelcolor=_INK)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False, labelcolor=INK)

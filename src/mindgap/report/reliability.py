@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from mindgap.regions import REGIONS
-from mindgap.report.scene import REGION_COLOURS
+from mindgap.report.scene import FAINT, GRID, INK, REGION_COLOURS
 
-_INK, _FAINT, _GRID = "#1d2733", "#8a94a0", "#e3e7eb"
-_SIGNS = [*((marker, face) for face in (_INK, "none") for marker in "osD^v<>"), ("*", _INK)]
+_SIGNS = [*((marker, face) for face in (INK, "none") for marker in "osD^v<>"), ("*", INK)]
 """Marker and filling, one for each of the fifteen subsets; a star or a plus shows too little of its filling."""
 _SIGN_POINTS2 = 26
 _FEWEST_VOXELS = 50  # a bin of fewer says nothing
@@ -41,7 +40,7 @@ def draw_reliability(
         mine = [pair for (_, name), pair in bins.items() if name == str(region)]
         above, below = panels[0][column], panels[1][column]
         for label, colour, style, place in (
-            ("before", _FAINT, "--", 0),
+            ("before", FAINT, "--", 0),
             ("after temperature", REGION_COLOURS[region], "-", 1),
         ):
             _plot_curve(above, np.sum([pair[place] for pair in mine], axis=0), label, colour, style)
@@ -57,11 +56,11 @@ def draw_reliability(
         _frame(below, "", "expected Dice", "Dice")
         above.legend(fontsize=8, frameon=False, loc="upper left")
     handles = [
-        Line2D([], [], linestyle="", marker=marker, markersize=6, color=_INK, markerfacecolor=face, label=subset)
+        Line2D([], [], linestyle="", marker=marker, markersize=6, color=INK, markerfacecolor=face, label=subset)
         for subset, (marker, face) in zip(subsets, _SIGNS, strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=11, color=_INK)
+    figure.suptitle(title, fontsize=11, color=INK)
     return figure
 
 
@@ -72,13 +71,13 @@ def _plot_curve(axes: Axes, bins: NDArray[np.float64], label: str, colour: str, 
 
 
 def _frame(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, zorder=0)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, zorder=0)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
-    axes.set_title(title, fontsize=11, color=_INK, weight="bold")
+    axes.set_title(title, fontsize=11, color=INK, weight="bold")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.grid(visible=True, color=_GRID, linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

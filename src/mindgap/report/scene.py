@@ -22,6 +22,8 @@ ERROR_COLOURS: dict[str, str] = {
     "error: false tumour": "#009E73",
     "error: wrong tissue": "#F0E442",
 }
+INK, FAINT, GRID = "#1d2733", "#8a94a0", "#e3e7eb"
+"""Of text, of what is less than text, and of lines behind curves."""
 WARNING_COLOUR = "#9c2a00"
 FILL_ALPHA, LIGHT_ALPHA = 0.42, 0.14
 """Of a prediction beside the outline of its reference, and within its own: what is judged is the tumour below it."""

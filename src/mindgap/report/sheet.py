@@ -24,6 +24,8 @@ from mindgap.regions import REGIONS, LabelConvention, Region, region_mask, targe
 from mindgap.report.figures import save_png
 from mindgap.report.overlay import READER_PREFERENCE, RESEARCH
 from mindgap.report.scene import (
+    FAINT,
+    INK,
     LIGHT_ALPHA,
     REGION_COLOURS,
     VIEWS,
@@ -37,7 +39,7 @@ from mindgap.report.scene import (
 
 PER_PAGE, COLUMNS = 24, 6
 _AXIAL = VIEWS[0]
-_INK, _FAINT, _FRAME = "#1d2733", "#8a94a0", "#D55E00"
+_FRAME = "#D55E00"
 _TILE_INCH = (2.1, 3.0)
 
 
@@ -128,11 +130,11 @@ def draw_sheet(
         axes.set_axis_off()
     names = {Region.WT: "whole tumour (WT)", Region.TC: "tumour core (TC)", Region.ET: "enhancing tumour (ET)"}
     handles = [Line2D([], [], color=REGION_COLOURS[region], lw=2, label=names[region]) for region in REGIONS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False, labelcolor=_INK)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False, labelcolor=INK)
     flagged = sum(case.review for case in cases)
     said = f"{headline}  ·  the prediction on its largest axial plane  ·  patient's right on the left"
     said += f"  ·  {flagged} to be reviewed, framed" if flagged else ""
-    figure.suptitle(f"{said}\n{RESEARCH}", fontsize=9, color=_FAINT, x=0.01, ha="left", parse_math=False)
+    figure.suptitle(f"{said}\n{RESEARCH}", fontsize=9, color=FAINT, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -142,7 +144,7 @@ def _draw_case(axes: Axes, case: SheetCase, convention: LabelConvention) -> None
     try:
         picture = _read(case, convention)
     except InputError as error:
-        axes.set_title(f"{title}\ncannot be shown:\n{_short(error.found)}", fontsize=8, color=_INK, parse_math=False)
+        axes.set_title(f"{title}\ncannot be shown:\n{_short(error.found)}", fontsize=8, color=INK, parse_math=False)
         return
     scene = Scene.of(picture)
     (background,) = picture.images
@@ -158,7 +160,7 @@ def _draw_case(axes: Axes, case: SheetCase, convention: LabelConvention) -> None
     }
     axes.text(0.98, 0.02, background, path_effects=[withStroke(linewidth=2, foreground="black")], **corner)
     caption = f"{picture.caption}\nplease review" if case.review else picture.caption
-    colour = WARNING_COLOUR if case.review else _INK
+    colour = WARNING_COLOUR if case.review else INK
     axes.set_title(f"{title}\n{caption}", fontsize=8, color=colour, parse_math=False, linespacing=1.3)
     if case.review:
         frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=_FRAME, linewidth=3)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mindgap.evaluation.statistics import Interval, attainable, holm
 from mindgap.evaluation.summary import BASELINE
-from mindgap.sequences import SUBSETS, format_subset, make_subset, sequence_from_alias
+from mindgap.sequences import SUBSETS, format_subset, parse_subset
 from mindgap.study import grid
 from mindgap.study.gains import enhancing_note, minus
 from mindgap.study.grid import ANY_SUBSET, Choice, Run
@@ -34,6 +34,8 @@ from mindgap.study.tables import (
 
 _REGIONS = ("WT", "TC", "ET")
 _MEAN = "mean of 15"
+_PRINTED_MEAN = "mean of 15 printed / recomputed"
+_GAIN = "P_* minus without alignment"
 _OURS = "anysubset"
 _QUOTED = "PMKL as printed"
 """The row of Table III that mixes the paper's two comparators."""
@@ -41,71 +43,69 @@ _QUOTED = "PMKL as printed"
 
 def table3(results: Results, choice: Choice) -> Table:
     """Table III: PMKL with and without P_* on every subset, region by region."""
-    quoted = paper()
-    order = [_subset_name(name) for name in quoted["table3_subset_order"]]
-    runs = {
-        anchor: [
+    order = [_subset_name(name) for name in paper()["table3_subset_order"]]
+    none, aligned = (
+        [
             by_seed(grid.teacher(anchor, 0) if name == ALL else grid.student("pmkl", anchor, name, 0)[-1], choice.seeds)
             for name in order
         ]
         for anchor in ("none", "mixture")
-    }
-    both = [pair for pair in zip(runs["mixture"], runs["none"], strict=True) if results.differences(*pair, AVERAGE)]
-    students = [pair for pair in both if pair[0][0].method != "teacher"]
-    means = [
-        "mean of 14",
-        "between seeds",
-        "mean of 15 printed / recomputed",
-        f"gain, mean of {len(students)}",
-        "p (Holm)",
-    ]
-    table = Table(
-        "table3",
-        "Table III: PMKL on every subset (Dice, %)",
-        ["region", "anchor", "source", *order, *means],
     )
-    tests = Tests(table, *means[-2:])
+    pairs = [
+        (one, other)
+        for one, other in zip(aligned, none, strict=True)
+        if one[0].method != "teacher" and results.differences(one, other, AVERAGE)
+    ]
+    gained, plain = ([(pair[side], None) for pair in pairs] for side in (0, 1))
+    last = (f"gain, mean of {len(pairs)}", "p (Holm)")
+    header = ["region", "anchor", "source", *order, "mean of 14", "between seeds", _PRINTED_MEAN, *last]
+    table = Table("table3", "Table III: PMKL on every subset (Dice, %)", header)
+    tests = Tests(table, *last)
     gains: dict[str, dict[str, float]] = {}
     for region in COLUMNS:
-        for anchor, key in (("none", "PMKL"), ("mixture", "PMKL_Pstar")):
-            if region in _REGIONS:
-                numbers, mean = quoted["table3"][region][key], quoted["table3"][region][f"{key}_printed_avg"]
-                last = [f"{sum(numbers[:14]) / 14:.2f}", "", f"{mean:.2f} / {sum(numbers) / len(numbers):.2f}", "", ""]
-                printed_as = _QUOTED if anchor == "none" else ANCHOR_NAMES[anchor]
-                table.rows.append([region, printed_as, "paper", *map(number, numbers), *last])
-            found = [counted_cell(results.measure(seeds, region), choice.seeds) for seeds in runs[anchor]]
-            whole = results.measure_over([(seeds, None) for seeds in runs[anchor][:14]], region)
-            spread = between_seeds(whole, choice.seeds)
-            table.rows.append([region, ANCHOR_NAMES[anchor], "ours", *found, cell(whole), spread, "", "", ""])
-        each = [
-            results.compare(aligned, plain, region) for aligned, plain in zip(*reversed(runs.values()), strict=True)
-        ]
+        _add_subsets(table, results, region, none, "none", choice.seeds)
+        _add_subsets(table, results, region, aligned, "mixture", choice.seeds)
+        each = [results.compare(one, other, region) for one, other in zip(aligned, none, strict=True)]
         texts = [NOT_RUN if compared is None else compared_text(compared) for compared in each]
-        table.rows.append([region, "P_* minus without alignment", "ours", *texts, "", "", "", "", ""])
-        pair = [[(two[side], None) for two in students] for side in (0, 1)]
-        gain = results.compare_over(pair[0], pair[1], region) if students else None
-        if region in _REGIONS:
+        gain = results.compare_over(gained, plain, region) if pairs else None
+        table.rows.append([region, _GAIN, "ours", *texts, "", "", "", "" if gain is None else compared_text(gain), ""])
+        if region in _REGIONS:  # ETpp and the mean are these again
             tests.add(gain)
-        elif gain is not None:
-            table.rows[-1][-2] = compared_text(gain)
-        name = f"{region} P_* minus without alignment, mean of {len(students)}"
-        gains[name] = results.differences_over(pair[0], pair[1], region) if students else {}
-        simple = (
-            [results.measure(seeds, region, model=BASELINE) for seeds in two]
-            for two in zip(*runs.values(), strict=True)
-        )
-        rows = [cell(next(filter(None, two), None)) for two in simple]
-        table.rows.append([region, "", THRESHOLD, *rows, "", "", "", "", ""])
+        name = f"{region} {_GAIN}, mean of {len(pairs)}"
+        gains[name] = results.differences_over(gained, plain, region) if pairs else {}
+        table.rows.append([region, "", THRESHOLD, *_thresholds(results, region, none, aligned), "", "", "", "", ""])
     tests.finish()
     table.notes += [
         *common_notes(choice),
-        *enhancing_note(results, [run for seeds in runs["mixture"] for run in seeds], gains),
+        *enhancing_note(results, [run for seeds in aligned for run in seeds], gains),
         "mean of 14: over the subsets in each case, then over cases; gain: of the students that were run with both "
         "anchors. The last subset of the paper is its teacher; its printed averages are over all fifteen.",
         f"{_QUOTED}: single sequences are the originals that Table I quotes from other papers, so that its distance to "
         "P_* is not what alignment gains; only the last subset is the teacher without alignment.",
     ]
     return table
+
+
+def _add_subsets(
+    table: Table, results: Results, region: str, runs: Sequence[Sequence[Run]], anchor: str, seeds: int
+) -> None:
+    """The paper's row of a region and an anchor, where it has one, and ours."""
+    if region in _REGIONS:
+        quoted, key = paper()["table3"][region], "PMKL" if anchor == "none" else "PMKL_Pstar"
+        numbers, mean = quoted[key], quoted[f"{key}_printed_avg"]
+        last = [f"{sum(numbers[:14]) / 14:.2f}", "", f"{mean:.2f} / {sum(numbers) / len(numbers):.2f}", "", ""]
+        printed_as = _QUOTED if anchor == "none" else ANCHOR_NAMES[anchor]
+        table.rows.append([region, printed_as, "paper", *map(number, numbers), *last])
+    found = [counted_cell(results.measure(one, region), seeds) for one in runs]
+    whole = results.measure_over([(one, None) for one in runs[:14]], region)
+    spread = between_seeds(whole, seeds)
+    table.rows.append([region, ANCHOR_NAMES[anchor], "ours", *found, cell(whole), spread, "", "", ""])
+
+
+def _thresholds(results: Results, region: str, *runs: Sequence[Sequence[Run]]) -> list[str]:
+    """The best single threshold on each subset, from the first network that was scored beside it."""
+    found = ([results.measure(seeds, region, model=BASELINE) for seeds in one] for one in zip(*runs, strict=True))
+    return [cell(next(filter(None, several), None)) for several in found]
 
 
 def any_subset_table(results: Results, choice: Choice) -> Table:
@@ -194,8 +194,6 @@ def _add_differences(
     return notes + ([ACROSS_NOTE] if across else [])
 
 
-def _subset_name(alias: str) -> str:
-    if alias == "all":
-        return ALL
-    found = [sequence_from_alias("flair" if part == "fl" else part) for part in alias.split("+")]
-    return format_subset(make_subset(sequence for sequence in found if sequence is not None))
+def _subset_name(printed: str) -> str:
+    """A subset of the paper's Table III, where FLAIR is also "fl"."""
+    return format_subset(parse_subset("+".join("flair" if part == "fl" else part for part in printed.split("+"))))

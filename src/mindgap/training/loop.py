@@ -18,7 +18,7 @@ from mindgap.data.resident import ResidentCases
 from mindgap.errors import MemoryShort, MindgapError, SettingError
 from mindgap.methods.base import AbstractMethod, Player
 from mindgap.networks.blocks import channels_last
-from mindgap.networks.norms import running_averages, settle_norms
+from mindgap.networks.settling import running_averages, settle_norms
 from mindgap.training.checkpoint import TrainingState, random_state, set_random_state
 from mindgap.training.memory import explain_shortage, recompute_activations
 from mindgap.training.optimisation import (
