@@ -38,6 +38,7 @@ WITHOUT_TORCH = (
     "mindgap.evaluation.statistics",
     "mindgap.evaluation.summary",
     "mindgap.data.nifti",
+    "mindgap.data.masks",
     "mindgap.data.case",
     "mindgap.data.cohort",
     "mindgap.data.splits",

@@ -7,7 +7,7 @@ it is first asked for, since who segments trains nothing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +36,7 @@ from mindgap.inference.record import check_mask_place, find_in, read_for, write_
 from mindgap.inference.selection import answering
 from mindgap.inference.shipped import model_folder
 from mindgap.inference.status import CaseStatus, Shard, read_status, write_summary
+from mindgap.progress import Progress, Say, mute, silent
 from mindgap.regions import find_convention
 from mindgap.runfiles import MANIFEST, OVERLAYS, REPORT
 from mindgap.sequences import format_subset, parse_subset
@@ -43,9 +44,6 @@ from mindgap.sequences import format_subset, parse_subset
 if TYPE_CHECKING:
     from mindgap.report.sheet import SheetCase
     from mindgap.session import TrainingResult, train
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what was just done)."""
 
 __all__ = [
     "Interrupted",
@@ -69,10 +67,6 @@ def __getattr__(name: str) -> Any:
     if name in ("TrainingResult", "train"):
         return getattr(importlib.import_module("mindgap.session"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Report nothing."""
 
 
 def prepare(
@@ -131,7 +125,7 @@ def segment(
     force: bool = False,
     raw: RawOptions | None = None,
     probabilities: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> Segmentation:
     """Segment one case and write the mask, in the case's own grid, with its sidecar and its manifest.
 
@@ -205,7 +199,7 @@ def segment_cohort(
     raw: RawOptions | None = None,
     progress: Progress = silent,
     drawing: Progress = silent,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> Outcome:
     """Segment many cases, each with the network for what it has; cases that fail are listed, and the rest goes on.
 
@@ -301,7 +295,7 @@ def export(
     labels: str | None = None,
     device: str = "auto",
     progress: Progress = silent,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> Exported:
     """Make a trained network faster where that costs nothing, measured on its validation cases.
 

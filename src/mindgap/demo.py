@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindgap.api import Progress, evaluate, prepare, report, silent, train
+from mindgap.api import evaluate, prepare, report, train
 from mindgap.data.prepared import Preparation
 from mindgap.data.store import INDEX
 from mindgap.errors import SettingError
@@ -19,6 +18,7 @@ from mindgap.methods.pmkl import PmklRecipe
 from mindgap.methods.teacher import TeacherRecipe
 from mindgap.methods.unimodal import UnimodalRecipe
 from mindgap.processor import cpu_count
+from mindgap.progress import Say, Stage, mute, silent
 from mindgap.report.collect import choose_pictures
 from mindgap.report.figures import draw_overlay, save_png
 from mindgap.runfiles import REPORT, SCORES
@@ -44,10 +44,6 @@ class DemoResult:
     seconds: float
 
 
-Stage = Callable[[str], Progress]
-"""Announces a stage and gives the progress callback for it."""
-
-
 def run_demo(
     out: Path,
     *,
@@ -55,7 +51,7 @@ def run_demo(
     steps: int | None = None,
     precision: str = "auto",
     stage: Stage = lambda name: silent,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> DemoResult:
     """Phantoms, a teacher with P_*, a unimodal and a PMKL network for T1, scores, a report; resumes after a kill.
 

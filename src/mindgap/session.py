@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from mindgap.networks.build import build_network
 from mindgap.networks.card import ModelCard, head_of, read_card
 from mindgap.networks.weights import save_network
 from mindgap.processor import choose_precision, detect_processor, peak_memory_gib
+from mindgap.progress import Progress, Say, mute, silent
 from mindgap.runfiles import CHECKPOINTS, SETTINGS, THRESHOLDS
 from mindgap.shapes import STRIDE
 from mindgap.training.cases import choose_cases
@@ -53,13 +54,6 @@ from mindgap.training.processes import agree_to_stop, leave, make_accelerator
 from mindgap.training.stopping import stop_request
 from mindgap.training.turn import alone_in
 from mindgap.training.validation import mean_scores, validate
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what was just done)."""
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def train(
     *,
     resume: bool = False,
     progress: Progress = silent,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> TrainingResult:
     """Train a network; the run folder can be used for prediction as soon as it holds model.json.
 
@@ -106,9 +100,7 @@ def train(
         return _train(experiment, out, resume=resume, progress=progress, say=say)
 
 
-def _train(
-    experiment: Experiment, out: Path, *, resume: bool, progress: Progress, say: Callable[[str], None]
-) -> TrainingResult:
+def _train(experiment: Experiment, out: Path, *, resume: bool, progress: Progress, say: Say) -> TrainingResult:
     began = time.perf_counter()
     session = open_session(experiment, out, resume=resume, say=say)
     training, writes = session.training, session.accelerator.is_main_process
@@ -163,7 +155,7 @@ def open_session(
     *,
     resume: bool = False,
     elsewhere: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> Session:
     """Build everything a training needs, at the state it has to go on from; nothing is written.
 
@@ -212,7 +204,7 @@ class Session:
         store: Store,
         method: AbstractMethod,
         out: Path,
-        say: Callable[[str], None],
+        say: Say,
         *,
         course: str,
     ) -> None:
@@ -221,7 +213,7 @@ class Session:
         self.precision = choose_precision(experiment.precision, self.processor)
         self.accelerator = make_accelerator(self.processor.device, self.precision, players=len(method.players))
         if not self.accelerator.is_main_process:
-            self.say = lambda line: None
+            self.say = mute
         self.cases, self.validation = map(self._load, choose_cases(store, method, say=self.say))
         self.start: dict[str, Tensor] = {}  # what the weights were, where some of them stay in what is kept
         if experiment.start_share:

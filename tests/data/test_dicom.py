@@ -10,7 +10,8 @@ import pytest
 from mindgap.data.dicom import dicom_folder, holds_dicom, need, read_series
 from mindgap.data.dicom_doubts import doubts_about_series
 from mindgap.data.dicom_stack import stack_of
-from mindgap.data.nifti import read_volume, write_label, write_probabilities
+from mindgap.data.masks import write_label, write_probabilities
+from mindgap.data.nifti import read_volume
 from mindgap.errors import InputError, SettingError
 from mindgap.regions import find_convention
 

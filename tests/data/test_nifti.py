@@ -6,15 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mindgap.data.nifti import (
-    is_nifti,
-    read_volume,
-    stem_of,
-    volume_from_image,
-    write_label,
-    write_probabilities,
-    write_volume,
-)
+from mindgap.data.masks import write_label, write_probabilities
+from mindgap.data.nifti import is_nifti, read_volume, stem_of, volume_from_image, write_volume
 from mindgap.data.volume import orientation_of
 from mindgap.errors import InputError
 from mindgap.regions import find_convention, label_from_target

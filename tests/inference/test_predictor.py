@@ -8,7 +8,8 @@ import torch
 
 from mindgap.batch import Output
 from mindgap.data.case import Case
-from mindgap.data.nifti import read_volume, write_label
+from mindgap.data.masks import write_label
+from mindgap.data.nifti import read_volume
 from mindgap.data.preparation import prepare_case
 from mindgap.data.prepared import Preparation
 from mindgap.data.volume import Volume, orientation_of, spacing_of

@@ -10,10 +10,8 @@ from mindgap.losses.alignment import (
     align_to_normal,
     align_to_released_mixture,
     align_to_sequence,
-    brain_distance,
-    mixture_anchor,
-    sequence_distances,
 )
+from mindgap.losses.distances import brain_distance, mixture_anchor, sequence_distances
 
 SHAPE = (2, 3, 4, 4, 4)
 

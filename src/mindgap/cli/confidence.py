@@ -58,7 +58,7 @@ def check_entropy_path(path: Path | None, mask: Path, *, probabilities: bool) ->
 
 def write_entropy(path: Path, found: Segmentation) -> None:
     """Write the entropy map in the grid of the mask, and say so."""
-    from mindgap.data.nifti import write_probabilities
+    from mindgap.data.masks import write_probabilities
     from mindgap.inference.confidence import entropy_bits
 
     temperature = 1.0 if found.confidence is None else found.confidence.temperature

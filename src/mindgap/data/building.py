@@ -22,6 +22,7 @@ from mindgap.data.store import FORMAT as STORE_FORMAT
 from mindgap.data.store import INDEX, Store, StoredCase, open_store, read_entry, write_case, write_index
 from mindgap.errors import InputError, SettingError
 from mindgap.files import remove_leftovers
+from mindgap.progress import Progress, silent
 from mindgap.regions import LabelConvention
 
 
@@ -34,7 +35,7 @@ def prepare_cohort(
     also: Iterable[Cohort] = (),
     codes: CodeKind = "uint8",
     workers: int = 2,
-    progress: Callable[[int, int, str], None] = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Store:
     """Prepare every case of a cohort into a store; a bad case is listed and the rest goes on.
 
@@ -95,7 +96,7 @@ def _prepare_all(
     jobs: Sequence[tuple[CaseFiles, LabelConvention]],
     make: Callable[[CaseFiles, LabelConvention], StoredCase],
     workers: int,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> tuple[dict[str, StoredCase], dict[str, str]]:
     """Make every case, some at the same time: what was made, and what could not be, with the reason."""
     stored: dict[str, StoredCase] = {}

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,8 +23,10 @@ from typing import Any
 from mindgap.data.dicom_files import sort_out, unreadable
 from mindgap.data.dicom_frames import frame_headers, has_frames
 from mindgap.data.folders import is_dicom
-from mindgap.data.nifti import comes_from_mask, is_nifti, is_own_probabilities
+from mindgap.data.masks import comes_from_mask, is_own_probabilities
+from mindgap.data.nifti import is_nifti
 from mindgap.errors import InputError, SettingError
+from mindgap.progress import Say, mute
 
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"  # DICOMDIR, the table of contents of a disc
 _ABOUT_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG", "DOC", "RWV", "ANN", "FID"}
@@ -153,7 +155,7 @@ def dicom_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def read_series(folder: Path, say: Callable[[str], None] = lambda line: None) -> tuple[DicomSeries, ...]:
+def read_series(folder: Path, say: Say = mute) -> tuple[DicomSeries, ...]:
     """Every MR series below a folder, sorted by number; only headers are read.
 
     Args:

@@ -6,7 +6,7 @@ Every scan is interpolated once: the registration between scans and that to the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from mindgap.data.registration import Registration, register, resample, to_itk
 from mindgap.data.template import ATLAS_SHAPE, atlas_affine, read_template, template_on_atlas
 from mindgap.data.volume import Volume, check_head
 from mindgap.errors import InputError
+from mindgap.progress import Say, mute
 from mindgap.sequences import Sequence
 
 _TIES = (Sequence.T1CE, Sequence.T1, Sequence.FLAIR, Sequence.T2)
@@ -88,7 +89,7 @@ def to_atlas_grid(
     options: RawOptions,
     *,
     force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> RawCase:
     """Register, strip and resample raw scans.
 
@@ -169,7 +170,7 @@ def _lay(
     case_id: str,
     moving: tuple[Sequence, Volume],
     fixed: tuple[str, Volume],
-    say: Callable[[str], None],
+    say: Say,
     *,
     stripped: bool,
 ) -> Registration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mindgap.inference.calibration import View, brain_voxels, reference_volumes_
 from mindgap.inference.confidence import Confidence, estimate
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Predictor
+from mindgap.progress import Progress, silent
 from mindgap.regions import REGIONS, Region, region_mask
 from mindgap.sequences import Subset, format_subset
 
@@ -128,7 +129,7 @@ def assess(
     cohort: Cohort,
     *,
     subsets: Sequence[Subset] | None = None,
-    progress: Callable[[int, int, str], None] = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Assessment:
     """Estimate every case of a cohort as `mindgap segment` does, and hold it against the references.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,12 +24,12 @@ from mindgap.inference.confidence import POOLED, Confidence, Observed, expected_
 from mindgap.inference.familiarity import Features, describe_image
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor, Segmentation
+from mindgap.progress import Progress, silent
 from mindgap.regions import REGIONS, region_mask, region_volumes_ml
 from mindgap.runfiles import MANIFEST
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.sequences import Subset, format_subset
 
-Progress = Callable[[int, int, str], None]
 FEWEST_ALONE = 20
 """Cases from which on a subset has its own temperature and Dice model; below, all subsets share one."""
 _VOXELS = 20_000
@@ -55,7 +55,7 @@ def calibrate(
     level: float = 0.9,
     review_below: float = 0.7,
     labels: str | None = None,
-    progress: Progress = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Confidence:
     """Measure a network on cases it did not learn from.
 
@@ -97,7 +97,7 @@ def cross_calibrate(
     level: float = 0.9,
     review_below: float = 0.7,
     labels: str | None = None,
-    progress: Progress = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Confidence:
     """Measure the networks of a cross-validation, each on its own test cases, and say it of what they make together.
 
@@ -182,7 +182,7 @@ def segmented(
     cohort: Cohort,
     subsets: Sequence[Subset],
     *,
-    progress: Progress = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Iterator[View]:
     """Every case on every one of the subsets that it has.
 

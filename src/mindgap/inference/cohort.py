@@ -12,7 +12,8 @@ from typing import Any
 from mindgap.data.brain import allow_hd_bet, stop_hd_bet
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import Cohort
-from mindgap.data.nifti import is_own_mask, is_own_probabilities, read_volume
+from mindgap.data.masks import is_own_mask, is_own_probabilities
+from mindgap.data.nifti import read_volume
 from mindgap.data.raw import RawOptions
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import is_full, remove_leftovers, sha256_of
@@ -32,11 +33,11 @@ from mindgap.inference.raw import RawReading, find_raw, read_raw
 from mindgap.inference.record import Found, Reading, check_sidecar, find_in, place_of, read_for, write_mask
 from mindgap.inference.status import CaseStatus, Shard, StatusBook, cases_written, open_folder, read_status
 from mindgap.lock import hold
+from mindgap.progress import Progress, silent
 from mindgap.regions import LabelConvention
 from mindgap.sequences import SEQUENCES, format_subset, parse_subset
 from mindgap.sequences import Sequence as MriSequence
 
-Progress = Callable[[int, int, str], None]
 WHOLE = Shard()
 
 
@@ -67,7 +68,7 @@ def segment_cases(
     layout: Layout = "folders",
     probabilities: bool = False,
     raw: RawOptions | None = None,
-    progress: Progress = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Outcome:
     """Segment a share of a cohort into ``out/CASE/CASE_seg.nii.gz`` and keep book of every case.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.scoring import Scoring, score_cohort
 from mindgap.inference.shipped import model_folder
 from mindgap.networks.card import Decision
+from mindgap.progress import Progress, silent
 from mindgap.runfiles import EVALUATION, MANIFEST, PREDICTIONS, SCORES, THRESHOLDS
 from mindgap.sequences import Subset
 
@@ -39,7 +40,7 @@ def evaluate(
     coverage: Coverage | None = None,
     engine: str = "torch",
     decision: Decision | None = None,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> tuple[list[Score], dict[str, str]]:
     """Score a trained network on a cohort, beside the best single threshold.
 

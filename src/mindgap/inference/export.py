@@ -9,7 +9,7 @@ import importlib.util
 import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,14 +32,13 @@ from mindgap.inference.tiling import pad_to, padded_shape
 from mindgap.networks.card import TrainedNetwork
 from mindgap.networks.weights import load_network
 from mindgap.processor import detect_processor
+from mindgap.progress import Progress, Say, mute, silent
 from mindgap.regions import LabelConvention, Region, region_mask
 from mindgap.sequences import SEQUENCES, Subset
 from mindgap.shapes import BACKGROUND, STRIDE
 
 if TYPE_CHECKING:
     from mindgap.inference.translation import Sample
-
-Progress = Callable[[int, int, str], None]
 SAMPLES_PER_CASE = 4
 """Crops, or half as many whole brains."""
 CALIBRATION_CASES = 12
@@ -104,8 +103,8 @@ def export(
     device: str = "auto",
     int8: bool = True,
     seed: int = 0,
-    progress: Progress = lambda done, total, case: None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
+    say: Say = mute,
 ) -> Exported:
     """Measure whole-brain passes, make and measure an int8 network, and write what was found beside the weights.
 
@@ -168,7 +167,7 @@ def cross_gate(
     *,
     device: str = "auto",
     int8: bool = False,
-    progress: Progress = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Exported:
     """The gates of an export for the networks of a cross-validation, each on the cases it has not seen.
 

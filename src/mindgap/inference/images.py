@@ -15,7 +15,8 @@ import numpy as np
 
 from mindgap.data.case import Case, CaseFiles, Source
 from mindgap.data.cohort import case_from_files
-from mindgap.data.nifti import label_image, probability_image, read_volume, volume_from_image
+from mindgap.data.masks import label_image, probability_image
+from mindgap.data.nifti import read_volume, volume_from_image
 from mindgap.data.volume import Volume
 from mindgap.errors import InputError
 from mindgap.files import PathLike, sha256_of

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mindgap.data.nifti import is_own_probabilities, stem_of, write_probabilities
+from mindgap.data.masks import is_own_probabilities, write_probabilities
+from mindgap.data.nifti import stem_of
 from mindgap.errors import SettingError
 from mindgap.files import read_json, write_json, write_text
 from mindgap.inference.predictor import Segmentation

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mindgap.data.nifti import is_own_mask, is_own_probabilities, stem_of
+from mindgap.data.masks import is_own_mask, is_own_probabilities
+from mindgap.data.nifti import stem_of
 from mindgap.inference.layout import Layout, probability_files
 
 STALE = ".stale"

@@ -10,6 +10,7 @@ from mindgap.files import sha256_of
 from mindgap.inference.confidence import Confidence
 from mindgap.inference.predictor import Coverage, Predictor
 from mindgap.inference.selection import Choice, Member, choose, read_members
+from mindgap.progress import Say, mute
 from mindgap.runfiles import MODELS
 from mindgap.sequences import Subset, format_subset
 
@@ -62,7 +63,7 @@ class Panel:
         *,
         coverage: Coverage,
         tta: bool,
-        say: Callable[[str], None] = lambda line: None,
+        say: Say = mute,
     ) -> Panel:
         """The network or networks of a model folder.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mindgap.data.case import CaseFiles
@@ -18,6 +18,7 @@ from mindgap.inference.confidence import Confidence
 from mindgap.inference.estimate import Estimate
 from mindgap.inference.predictor import Predictor
 from mindgap.inference.record import Found, Reading, doubts_about, find_in, refuse_copies, refuse_same_voxels
+from mindgap.progress import Say, mute
 from mindgap.regions import Region, region_volumes_ml
 
 _CUT_SHARE, _CUT_ML = 0.05, 1.0  # lost on the way home; thick slices alone move volumes by less
@@ -44,7 +45,7 @@ def read_raw(
     options: RawOptions,
     *,
     force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = mute,
 ) -> RawReading:
     """Open the scans a network looks at, and lay them upon the atlas.
 

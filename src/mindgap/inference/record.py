@@ -18,8 +18,9 @@ import numpy as np
 
 from mindgap.data.case import AFFINE_TOLERANCE_MM, Case, CaseFiles, Source
 from mindgap.data.folders import visible
+from mindgap.data.masks import is_own_mask, write_label
 from mindgap.data.naming import patients_apart
-from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, is_own_mask, stem_of, write_label
+from mindgap.data.nifti import NIFTI_SUFFIXES, is_nifti, stem_of
 from mindgap.data.volume import Volume, doubt_about_brains, doubt_about_grid
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.files import explain_unwritten, remove_leftovers, sha256_of, write_json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindgap.data.case import Case, CaseFiles
-from mindgap.data.nifti import write_label
+from mindgap.data.masks import write_label
 from mindgap.data.preparation import put_back, target_on_grid
 from mindgap.data.prepared import PreparedCase, paste
 from mindgap.errors import InputError, MemoryShort
@@ -21,6 +21,7 @@ from mindgap.evaluation.summary import BASELINE
 from mindgap.evaluation.threshold import Fitted, choose_sequences, predict_threshold
 from mindgap.inference.opened import OpenedCase
 from mindgap.inference.predictor import Predictor
+from mindgap.progress import Progress, silent
 from mindgap.regions import LabelConvention, Region
 from mindgap.sequences import Sequence as MriSequence
 from mindgap.sequences import Subset, format_subset, make_subset
@@ -54,7 +55,7 @@ def score_cohort(
     rules: Rules = DEFAULT_RULES,
     thresholds: Fitted | None = None,
     predictions: Path | None = None,
-    progress: Callable[[int, int, str], None] = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> Scoring:
     """Segment and score every case on every subset it has, against its reference; list what could not be scored.
 

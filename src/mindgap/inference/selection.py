@@ -8,7 +8,7 @@ cases, so that their scores may be compared.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mindgap.files import read_json, write_aside, write_json
 from mindgap.inference.confidence import Confidence, read_confidence
 from mindgap.inference.exported import QUANTISED, RECORD
 from mindgap.networks.card import MODEL_CARD, WEIGHTS, ModelCard, read_card
+from mindgap.progress import Say, mute
 from mindgap.runfiles import CONFIDENCE, MEMBERS, MODELS
 from mindgap.sequences import Subset, format_subset, make_subset
 
@@ -158,9 +159,7 @@ class Answering:
     choice: Choice | None = None
 
 
-def answering(
-    model: Path, case_id: str, available: Subset, say: Callable[[str], None] = lambda line: None
-) -> Answering:
+def answering(model: Path, case_id: str, available: Subset, say: Say = mute) -> Answering:
     """The network of a model folder that answers; one that is alone and does not fit is refused by the predictor.
 
     Args:

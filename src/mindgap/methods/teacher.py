@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mindgap.batch import Batch, Output
 from mindgap.errors import MindgapError
-from mindgap.losses.alignment import mixture_anchor, sequence_distances
 from mindgap.losses.cotraining import sigmoid_dice_loss
+from mindgap.losses.distances import mixture_anchor, sequence_distances
 from mindgap.losses.segmentation import segmentation_terms
 from mindgap.methods.anchors import Anchor, AnchorName, Encoder, refuse_unused
 from mindgap.methods.base import AbstractMethod, AbstractRecipe, Diagnosis, Parts, Player, demand_weights

@@ -20,6 +20,7 @@ from mindgap.data.case import Source
 from mindgap.data.nifti import read_volume
 from mindgap.data.volume import volume_of_voxel_ml
 from mindgap.errors import InputError
+from mindgap.progress import Progress, silent
 from mindgap.regions import REGIONS, LabelConvention, Region, region_mask, target_from_label
 from mindgap.report.figures import save_png
 from mindgap.report.overlay import READER_PREFERENCE, RESEARCH
@@ -68,7 +69,7 @@ def write_sheets(
     convention: LabelConvention,
     *,
     per_page: int = PER_PAGE,
-    progress: Callable[[int, int, str], None] = lambda done, total, case: None,
+    progress: Progress = silent,
 ) -> list[Path]:
     """Draw all cases, on several pages ``<name>-1.png``, ... where one does not hold them; old pages are removed.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mindgap.api import Progress, prepare
+from mindgap.api import prepare
 from mindgap.batch import fill_absent
 from mindgap.data.cohort import discover_labelled
 from mindgap.data.phantom import write_cohort
@@ -43,6 +43,7 @@ from mindgap.networks.ensemble import Ensemble
 from mindgap.networks.fused_unet import FusedUNet
 from mindgap.networks.weights import load_network, save_network
 from mindgap.processor import cpu_count
+from mindgap.progress import Progress, Stage
 from mindgap.regions import REGIONS, Region, region_mask
 from mindgap.runfiles import MANIFEST, MEMBERS, THRESHOLDS
 from mindgap.sequences import SUBSETS, Subset, format_subset
@@ -73,7 +74,7 @@ def prepare_folds(
     *,
     split: str,
     device: str,
-    stage: Callable[[str], Progress],
+    stage: Stage,
     folds: int = FOLDS,
 ) -> Place:
     """Make the stores of the folds that are missing.
@@ -105,7 +106,7 @@ def prepare_folds(
     return place
 
 
-def _grow(folder: Path, count: int, stage: Callable[[str], Progress]) -> Path:
+def _grow(folder: Path, count: int, stage: Stage) -> Path:
     """Synthetic patients that teach; others than those that judge."""
     said = stage(f"growing {count} phantoms")
     write_cohort(folder, cases=count, seed=_PHANTOM_SEED, spacing_mm=SPACING_MM, workers=cpu_count(),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mindgap.api import Progress, prepare
+from mindgap.api import prepare
 from mindgap.data.case import CaseFiles
 from mindgap.data.cohort import discover
 from mindgap.data.folders import visible
@@ -19,6 +18,7 @@ from mindgap.evaluation.rules import DEFAULT_RULES
 from mindgap.files import write_text
 from mindgap.inference.opened import OpenedCase
 from mindgap.processor import cpu_count
+from mindgap.progress import Stage
 from mindgap.regions import LabelConvention
 from mindgap.sequences import SEQUENCES
 from mindgap.study.grid import Run
@@ -40,9 +40,7 @@ def split_of(split: str, scale: Scale, *, data: Path | None) -> str:
     return "protokd" if split == "auto" and scale.name == "paper" and data is not None else split
 
 
-def prepare_place(
-    out: Path, scale: Scale, *, data: Path | None, split: str, device: str, stage: Callable[[str], Progress]
-) -> Place:
+def prepare_place(out: Path, scale: Scale, *, data: Path | None, split: str, device: str, stage: Stage) -> Place:
     """Make what is missing of a study's cohort and store.
 
     Args:
@@ -180,7 +178,7 @@ def _refuse_unjudged(store: Store) -> None:
         )
 
 
-def _grow(folder: Path, stage: Callable[[str], Progress]) -> None:
+def _grow(folder: Path, stage: Stage) -> None:
     from mindgap.data.phantom import write_cohort
 
     count = TRAIN + VALIDATION + TEST

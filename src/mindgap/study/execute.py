@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -17,6 +17,7 @@ from mindgap.errors import Interrupted, SettingError
 from mindgap.files import read_json, write_json
 from mindgap.launch import Job, Resources, launch, states
 from mindgap.processor import calm_threads, cpu_count
+from mindgap.progress import Progress, Say
 from mindgap.runfiles import TERMS, read_lines
 from mindgap.study.grid import Run
 from mindgap.study.keep import (
@@ -32,7 +33,6 @@ from mindgap.study.keep import (
 from mindgap.study.scale import Place, Scale, commands_of
 from mindgap.training.stopping import stop_request
 
-Progress = Callable[[int, int, str], None]
 _LOG = "study.log"
 _PR_SET_PDEATHSIG = 1
 
@@ -102,7 +102,7 @@ def run_here(
     *,
     at_once: int,
     progress: Progress,
-    say: Callable[[str], None],
+    say: Say,
     networks: Collection[str] = (),
 ) -> Outcome:
     """Run what is missing, at most ``at_once`` at a time; a student starts when its teacher is done.
@@ -290,7 +290,7 @@ def _start_what_can(
             children[run.name] = _Child(run, scale, place, threads=max(cpu_count() // at_once, 1))
 
 
-def _collect(children: dict[str, _Child], outcome: Outcome, say: Callable[[str], None]) -> list[str]:
+def _collect(children: dict[str, _Child], outcome: Outcome, say: Say) -> list[str]:
     """Sort the children that have ended; gives the names of those that ended well."""
     ended = []
     for name, child in list(children.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from mindgap.errors import MindgapError
@@ -10,6 +9,7 @@ from mindgap.evaluation.presets import find_preset
 from mindgap.evaluation.rules import Rules
 from mindgap.evaluation.scores import Score, write_scores
 from mindgap.evaluation.summary import BASELINE
+from mindgap.progress import Progress
 from mindgap.sequences import SEQUENCES
 from mindgap.study import grid
 from mindgap.study.cohort import test_cases
@@ -20,7 +20,7 @@ from mindgap.study.scale import Place
 from mindgap.study.tables import THRESHOLD, Table, between_seeds, cell, compared_text, counted_cell, p_text, paper
 
 
-def score_across(place: Place, run: Run, *, progress: Callable[[int, int, str], None]) -> None:
+def score_across(place: Place, run: Run, *, progress: Progress) -> None:
     """Show a unimodal network every single sequence of the test cases, as if it were its own.
 
     Raises:

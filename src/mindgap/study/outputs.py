@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mindgap.files import write_text
+from mindgap.progress import Say, silent
 from mindgap.runfiles import SCORES
 from mindgap.study import grid
 from mindgap.study.grid import ANCHORS, PRESETS, Choice
@@ -38,7 +39,7 @@ def make_output(
     place: Place,
     choice: Choice,
     *,
-    say: Callable[[str], None],
+    say: Say,
     show: Callable[[Table], None] | None = None,
     scoring: bool = True,
 ) -> list[Path]:
@@ -86,12 +87,10 @@ def _show_every_sequence(place: Place, choice: Choice) -> None:
     own, across = Results(place.runs), Results(*place.score_folders, scores=CROSS)
     for run in PRESETS["table5"](choice):
         if own.has(run) and has_network(place.run(run.name)) and not across.has(run):
-            score_across(place, run, progress=lambda done, total, case: None)
+            score_across(place, run, progress=silent)
 
 
-def _make_figure(
-    preset: str, place: Place, choice: Choice, *, say: Callable[[str], None], show: Callable[[Table], None]
-) -> list[Path]:
+def _make_figure(preset: str, place: Place, choice: Choice, *, say: Say, show: Callable[[Table], None]) -> list[Path]:
     from mindgap.report.figures import save_png  # this and the next bring in matplotlib
     from mindgap.study.figures import draw, missing_teachers
 
@@ -110,7 +109,7 @@ def _make_figure(
     return [path, *_write(drawing.table, _folder_of_numbers(drawing.table, place, say=say))]
 
 
-def _folder_of_numbers(table: Table, place: Place, *, say: Callable[[str], None]) -> Path:
+def _folder_of_numbers(table: Table, place: Place, *, say: Say) -> Path:
     """Where the numbers of a figure go: not over kept ones of more networks, since those may be nowhere any more."""
     if place.keep is None:
         return place.out / "tables"

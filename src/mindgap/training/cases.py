@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from mindgap.data.store import Store
 from mindgap.errors import SettingError
 from mindgap.methods.base import AbstractMethod
+from mindgap.progress import Say
 from mindgap.sequences import format_subset
 
 
-def choose_cases(store: Store, method: AbstractMethod, *, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+def choose_cases(store: Store, method: AbstractMethod, *, say: Say) -> tuple[list[str], list[str]]:
     """The training and the validation cases that have what a method needs.
 
     Args:
@@ -40,7 +39,7 @@ def choose_cases(store: Store, method: AbstractMethod, *, say: Callable[[str], N
     return train, validation
 
 
-def _usable(store: Store, method: AbstractMethod, part: str, say: Callable[[str], None]) -> list[str]:
+def _usable(store: Store, method: AbstractMethod, part: str, say: Say) -> list[str]:
     case_ids, sequences = store.part(part), store.sequences
     if not case_ids:
         return []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mindgap.errors import MindgapError, SettingError
 from mindgap.files import explain_unwritten
 from mindgap.lock import hold
+from mindgap.progress import Say
 from mindgap.runfiles import LOCK
 
 _PATIENCE_S = 60.0
@@ -18,7 +19,7 @@ _PATIENCE_S = 60.0
 
 
 @contextmanager
-def alone_in(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
+def alone_in(out: Path, *, say: Say) -> Iterator[None]:
     """Keep other trainings out of a run folder while a block runs; of several processes the first one does.
 
     A training that was told to stop saves before it ends, so a single process waits a while before it gives up. Of
@@ -52,7 +53,7 @@ def alone_in(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
                 out.rmdir()
 
 
-def _take_turn(held: ExitStack, out: Path, say: Callable[[str], None], *, patience_s: float) -> None:
+def _take_turn(held: ExitStack, out: Path, say: Say, *, patience_s: float) -> None:
     began, said = time.monotonic(), False
     while True:
         try:
