@@ -56,6 +56,8 @@ WITHOUT_TORCH = (
     "mindgap.cli.segment_cohort",
     "mindgap.cli.advise",
     "mindgap.cli.dicom_input",
+    "mindgap.cli.convert",
+    "mindgap.data.conversion",
     "mindgap.cli.raw_input",
     "mindgap.cli.picture",
     "mindgap.training.stopping",

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 VERBS = {
     "demo": "from nothing to a report on phantoms, in minutes: see that everything works",
     "phantom": "write a cohort of synthetic patients as BraTS files",
+    "convert": "turn many DICOM examinations into a cohort of NIfTI files, by a table you can correct",
     "prepare": "turn a cohort of MRI files into a store to train from",
     "train": "train a teacher, a baseline or a student",
     "segment": "segment a patient or a cohort with the sequences at hand",

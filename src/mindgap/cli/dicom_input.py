@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mindgap.cli.terminal import print_table, say
 
 if TYPE_CHECKING:
-    from mindgap.data.case import CaseFiles, Origin
+    from mindgap.data.case import CaseFiles
     from mindgap.data.dicom import DicomSeries
     from mindgap.data.dicom_sequence import Proposal
     from mindgap.data.dicom_stack import Stack
@@ -96,6 +96,7 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path, *, raw: bool = False)
         SettingError: Something is left to decide, the user said no, or a package is missing.
     """
     from mindgap.data.cohort import case_from_files
+    from mindgap.data.conversion import origin_of
     from mindgap.data.dicom import dicom_folder, need, read_series
     from mindgap.data.dicom_convert import convert_series
     from mindgap.data.dicom_doubts import doubts_about_series
@@ -116,27 +117,9 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path, *, raw: bool = False)
         paths = {sequence: Path(made) / f"{case_id}_{sequence.value.lower()}.nii.gz" for sequence in chosen}
         stacks = {sequence: convert_series(series, paths[sequence]) for sequence, series in chosen.items()}
         others = tuple(one.series.name for one in proposals if one.series not in chosen.values())
-        origins = {sequence: _origin_of(path, series, others) for sequence, series in chosen.items()}
+        origins = {sequence: origin_of(path, series, others) for sequence, series in chosen.items()}
         doubts = doubts_about_series(chosen.values(), registered=raw)
         yield DicomCase(replace(case_from_files(paths, case_id), origins=origins, doubts=doubts), stacks)
-
-
-def _origin_of(path: Path, series: DicomSeries, others: tuple[str, ...]) -> Origin:
-    """What a manifest says of a series in place of the file it was converted to, which is gone then."""
-    from mindgap.data.case import Origin
-    from mindgap.data.folders import visible
-    from mindgap.files import sha256_of
-
-    return Origin(
-        file=visible(path),
-        name=series.name,
-        uid=series.uid,
-        number=series.number,
-        description=series.description,
-        images=len(series.slices),
-        sha256=sha256_of(*sorted({one.path for one in series.slices})),
-        others=others,
-    )
 
 
 def write_dicom_seg(path: Path, found: Segmentation, case: DicomCase) -> None:

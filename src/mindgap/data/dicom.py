@@ -22,7 +22,7 @@ from typing import Any
 
 from mindgap.data.dicom_files import sort_out, unreadable
 from mindgap.data.dicom_frames import frame_headers, has_frames
-from mindgap.data.folders import is_dicom
+from mindgap.data.folders import closed_error, files_below, is_dicom, is_lost, refuse_lost
 from mindgap.data.masks import comes_from_mask, is_own_probabilities
 from mindgap.data.nifti import is_nifti
 from mindgap.errors import InputError, SettingError
@@ -123,7 +123,7 @@ def holds_dicom(path: Path) -> bool:
     if not path.is_dir():
         return False
     found = False
-    for entry in _files(path):
+    for entry in files_below(path, []):
         if is_nifti(entry) and not (comes_from_mask(entry) or is_own_probabilities(entry)):
             return False
         found = found or is_dicom(entry)
@@ -163,11 +163,16 @@ def read_series(folder: Path, say: Say = mute) -> tuple[DicomSeries, ...]:
         say: Takes a line about those of them whose names do not tell what they are.
 
     Raises:
-        InputError: No DICOM, a file that cannot be read, is empty or was cut short, images other than MR, or more than
-            one patient or examination.
+        InputError: No DICOM, a file or folder that cannot be read, a link to nothing, a file that is empty or was cut
+            short, images other than MR, or more than one patient or examination.
         SettingError: pydicom is not installed.
     """
-    files = sort_out(_files(folder), folder)
+    closed: list[Path] = []
+    there = list(files_below(folder, closed))
+    refuse_lost(folder.name, [path for path in there if is_lost(path)])
+    if closed:
+        raise closed_error(f"{folder.name}: {', '.join(str(path.relative_to(folder)) for path in closed)}")
+    files = sort_out([path for path in there if path.is_file()], folder)
     headers = [(path, _read_header(path, folder)) for path in files.dicom]
     images = [(path, header) for path, header in headers if _is_image(header)]
     if not images:
@@ -218,17 +223,6 @@ def _unpack(path: Path, folder: Path) -> None:
             archive.extract(member, folder)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_file(path) and not path.name.startswith("."))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except PermissionError:  # a link into a place that is closed to us
-        return False
-
-
 def _read_header(path: Path, folder: Path) -> Any:
     pydicom = need("pydicom")
     with _reading(path, folder):
@@ -276,7 +270,7 @@ def _check_patient(folder: Path, headers: list[Any]) -> None:
                 case=folder.name,
                 expected=f"one {what}",
                 found=f"{count} (by {key})",
-                mend=f"name the folder of one {what}: images of several must not be mixed",
+                mend=f"name the folder of one {what}; `mindgap convert` takes a folder of many folders",
             )
 
 

@@ -160,7 +160,7 @@ def _pixels(image: Any) -> list[bytes]:
 def _run_dcm2niix(source: Path, made: Path) -> str:
     program = need("dcm2niix").bin
     words = [program, "-b", "y", "-ba", "y", "-z", "y", "-f", "image", "-o", made, source]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, errors="replace", check=False)
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[-1] if lines else f"nothing (exit code {done.returncode})"
 

@@ -148,7 +148,9 @@ def overlooked(root: Path, seen: Iterable[Path]) -> dict[str, str]:
         if path.name in known:
             continue
         if path.suffix.lower() == ".zip" and path.is_file():
-            found[path.name] = "it is a .zip; segment it by itself, or unpack it"
+            found[path.name] = (
+                "it is a .zip; segment it by itself, unpack it, or convert it where it holds DICOM (mindgap convert)"
+            )
         elif path.is_dir() and os.access(path, os.R_OK | os.X_OK) and not holds_masks(path):
             reason = _why_overlooked(path)
             if reason:
@@ -169,8 +171,24 @@ def _why_overlooked(folder: Path) -> str:
             if path.suffix.lower() in (".mgz", ".mha", ".nrrd", ".mnc"):
                 return f"{name} is no NIfTI; convert it"
             if is_dicom(path):
-                return "it holds DICOM and no NIfTI; segment it by itself"
+                return "it holds DICOM and no NIfTI; segment it by itself, or convert it (mindgap convert)"
     return ""
+
+
+def files_below(folder: Path, closed: list[Path]) -> Iterator[Path]:
+    """Files at any depth that are not hidden, links included, in order; a linked folder counts as a folder.
+
+    Args:
+        folder: Where to look.
+        closed: Takes folders that may not be read.
+    """
+    been = {os.path.realpath(folder)}
+    unread = lambda error: closed.append(Path(error.filename))  # noqa: E731
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=unread):
+        inside = {name: os.path.realpath(Path(place, name)) for name in folders if not name.startswith(".")}
+        folders[:] = sorted(name for name, real in inside.items() if real not in been)
+        been |= set(inside.values())
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
 
 
 def is_dicom(path: Path) -> bool:
