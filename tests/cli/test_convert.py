@@ -88,7 +88,7 @@ def test_a_table_comes_first_and_what_it_says_is_converted(export, tmp_path, cap
     assert [path.name for path in out.iterdir()] == ["series.csv"]
 
     assert main([*command, "--yes"]) == 1
-    assert "2 converted, 2 failed" in capsys.readouterr().out
+    assert "2 converted, 1 to decide, 1 failed" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["P1", "P3"]
 
     _decide(out / "series.csv", ("P2", "4"), "t2w")
@@ -134,8 +134,8 @@ def test_two_series_of_one_sequence_are_asked_about_and_one_examination_may_be_l
     _write(out / "series.csv", rows)
     assert main(command) == 1
     said = capsys.readouterr().out
-    assert "failed: P1: series 4 (AX T2 TSE) and series 6 (AX FLAIR) are both FLAIR in the table" in said
-    assert "0 converted, 1 left out by the table, 3 failed" in said
+    assert "to decide: P1: series 4 (AX T2 TSE) and series 6 (AX FLAIR) are both FLAIR in the table" in said
+    assert "0 converted, 1 left out by the table, 2 to decide, 1 failed" in said
     assert "--raw" not in said
     assert not (out / "P1").exists()
     assert _row(out / "series.csv", "P1", "4")["note"] == "looked at"

@@ -64,12 +64,14 @@ def run(words: Sequence[str]) -> int:
         ended = convert(found, settings.out, progress=ProgressLine("converting"))
     before = f", {len(ended.before)} converted before" if ended.before else ""
     aside = f", {len(ended.aside)} left out by the table" if ended.aside else ""
-    say(f"{len(ended.done)} converted{before}{aside}, {len(ended.failed)} failed, in {settings.out}")
+    open_ = f", {len(found.undecided)} to decide" if found.undecided else ""
+    say(f"{len(ended.done)} converted{before}{aside}{open_}, {len(ended.failed)} failed, in {settings.out}")
+    _name("to decide", found.undecided)
     _name("failed", ended.failed)
     _name("beware", ended.doubts)
     if ended.done or ended.before:
         say(f"Nothing was registered or stripped; this does both: mindgap segment {settings.out} --raw -o masks")
-    return 1 if ended.failed else 0
+    return 1 if ended.failed or found.undecided else 0
 
 
 def _survey(root: Path, path: Path) -> Survey:

@@ -106,7 +106,7 @@ class Conversion:
         done: Names of those converted now.
         before: Names of those that had been converted before.
         aside: Names of those that a person left out.
-        failed: Name -> why there are no files of it.
+        failed: Name -> why there are no files of it, though nothing is left to decide.
         doubts: Name -> what a person should look at, of what was converted now or before.
     """
 
@@ -187,7 +187,7 @@ def convert(found: Survey, out: Path, *, progress: Progress = silent) -> Convers
     """
     for package in ("pydicom", "dcm2niix"):
         need(package)
-    done, before, failed, doubts = list[str](), list[str](), {**found.failed, **found.undecided}, dict[str, str]()
+    done, before, failed, doubts = list[str](), list[str](), dict(found.failed), dict[str, str]()
     ready = [one for one in found.examinations if one.chosen and not one.undecided]
     for count, one in enumerate(ready, 1):
         try:
