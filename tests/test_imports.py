@@ -58,6 +58,7 @@ WITHOUT_TORCH = (
     "mindgap.cli.dicom_input",
     "mindgap.cli.convert",
     "mindgap.data.conversion",
+    "mindgap.data.survey",
     "mindgap.cli.raw_input",
     "mindgap.cli.picture",
     "mindgap.training.stopping",

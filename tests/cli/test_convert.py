@@ -13,11 +13,12 @@ import pytest
 from mindgap.cli import convert as verb
 from mindgap.cli import main
 from mindgap.data.cohort import discover
-from mindgap.data.conversion import convert, survey
+from mindgap.data.conversion import convert
 from mindgap.data.dicom import read_series
 from mindgap.data.dicom_convert import convert_series
 from mindgap.data.examinations import find_examinations
 from mindgap.data.series_table import Table, read_table
+from mindgap.data.survey import survey
 from mindgap.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -82,7 +83,7 @@ def test_a_table_comes_first_and_what_it_says_is_converted(export, tmp_path, cap
     text = capsys.readouterr().out
     assert "3 examinations of 9 series: T1 in 1, T2 in 1, T1ce in 3, FLAIR in 3" in text
     assert "to decide: P2: series 4 (AX) may be T1 or T2" in text
-    assert "cannot be used: P4: " in text
+    assert "failed: P4: " in text
     assert "no DICOM in notes" in text
     assert "nothing was converted" in text
     assert [path.name for path in out.iterdir()] == ["series.csv"]
@@ -110,7 +111,7 @@ def test_a_table_comes_first_and_what_it_says_is_converted(export, tmp_path, cap
 
 def test_files_are_those_of_one_examination_and_say_where_they_come_from(export, tmp_path) -> None:
     (tmp_path / "cohort").mkdir()
-    convert(survey(export, Table()), tmp_path / "cohort")
+    convert(survey(export).decide(Table()), tmp_path / "cohort")
     series = next(one for one in read_series(export / "P1") if one.number == 9)
     convert_series(series, tmp_path / "alone.nii.gz")
     made, alone = nib.load(tmp_path / "cohort" / "P1" / "P1_t1ce.nii.gz"), nib.load(tmp_path / "alone.nii.gz")
@@ -135,7 +136,7 @@ def test_two_series_of_one_sequence_are_asked_about_and_one_examination_may_be_l
     assert main(command) == 1
     said = capsys.readouterr().out
     assert "to decide: P1: series 4 (AX T2 TSE) and series 6 (AX FLAIR) are both FLAIR in the table" in said
-    assert "0 converted, 1 left out by the table, 2 to decide, 1 failed" in said
+    assert "0 converted, 1 with none of the four, 2 to decide, 1 failed" in said
     assert "--raw" not in said
     assert not (out / "P1").exists()
     assert _row(out / "series.csv", "P1", "4")["note"] == "looked at"
@@ -222,7 +223,7 @@ def test_an_output_among_what_is_converted_is_refused(export, fails) -> None:
 
 
 def test_examinations_are_told_by_study_whichever_way_they_are_nested(export, tmp_path) -> None:
-    assert list(find_examinations(export).examinations) == ["P1", "P2", "P4", "P3"]
+    assert list(find_examinations(export).examinations) == ["P1", "P2", "P3", "P4"]
     assert find_examinations(export / "P1").examinations == {"P1": export / "P1"}
     assert find_examinations(export / "P1" / "S2").examinations == {"S2": export / "P1" / "S2"}
     assert find_examinations(export / "P3.zip").examinations == {"P3": export / "P3.zip"}
@@ -230,7 +231,10 @@ def test_examinations_are_told_by_study_whichever_way_they_are_nested(export, tm
     shutil.copy(export / "P3.zip", tmp_path / "zips" / "P8" / "exam.zip")
     assert find_examinations(tmp_path / "zips").examinations == {"exam": tmp_path / "zips" / "P8" / "exam.zip"}
     shutil.copy(export / "P3.zip", tmp_path / "zips")
-    assert sorted(find_examinations(tmp_path / "zips").examinations) == ["P3", "P8"]
+    assert find_examinations(tmp_path / "zips").failed.keys() == {"P3.zip", "P8"}
+    shutil.copytree(export / "P2" / "S6", tmp_path / "zips" / "P8" / "S6")
+    (tmp_path / "zips" / "P3.zip").unlink()
+    assert list(find_examinations(tmp_path / "zips").examinations) == ["S6", "exam"]
     shutil.copytree(export / "P2", tmp_path / "disc" / "DICOM" / "PA0" / "ST0")
     (tmp_path / "disc" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     disc = find_examinations(tmp_path / "disc")
@@ -241,36 +245,102 @@ def test_examinations_are_told_by_study_whichever_way_they_are_nested(export, tm
     shutil.copytree(export / "P1" / "S2", tmp_path / "disc" / "DICOM" / "PA1" / "S2")
     beside = find_examinations(tmp_path / "disc")
     assert list(beside.examinations) == ["PA0", "PA1_ST1"]
-    assert [reason[:26] for reason in beside.failed.values()] == [
-        "its study lies in ST0 too:",
-        "its study lies in S2 too: ",
+    assert list(beside.failed.values()) == [
+        "its study lies in ST0 too; give each one folder of its own",
+        "its study lies in S2 too; give each one folder of its own",
     ]
     shutil.copy(next((export / "P1" / "S2").iterdir()), tmp_path / "disc" / "DICOM" / "PA1")
     assert list(find_examinations(tmp_path / "disc").examinations) == ["PA0"]
 
 
-def test_what_may_be_an_examination_and_gives_none_is_listed(export, tmp_path) -> None:
-    (export / "P5").symlink_to(tmp_path / "gone")
-    (export / "P6.tar.gz").write_bytes(b"")
-    (export / "P3").symlink_to(export / "P1")
-    (export / "P7").mkdir()
-    (export / "P7" / "up").symlink_to(export)
+def test_what_may_be_an_examination_and_gives_none_is_listed_at_any_depth(export, tmp_path) -> None:
+    site = export / "site"
+    site.mkdir()
+    shutil.move(export / "P2", site / "P2")
+    (site / "P5").symlink_to(tmp_path / "gone")
+    (site / "P6").mkdir()
+    (site / "P6" / "exam.tar.gz").write_bytes(b"")
+    with zipfile.ZipFile(export / "viewer.zip", "w") as archive:
+        archive.writestr("autorun.inf", "x" * 200)
+    shutil.copytree(export / "P4", site / "P8")
+    shutil.rmtree(export / "P4")
     found = find_examinations(export)
-    assert list(found.failed) == ["P5", "P6.tar.gz", "P1", "P3"]
-    assert list(found.examinations) == ["P2", "P4", "P3"]
-    assert {"P7", "notes"} <= set(found.others)
+    assert list(found.failed) == ["site/P5", "site/P6/exam.tar.gz"]
+    assert found.others == ["notes", "site/P6", "viewer.zip"]
     with pytest.raises(InputError, match="found no DICOM"):
         find_examinations(export / "notes")
     with pytest.raises(InputError, match="found nothing there"):
         find_examinations(tmp_path / "nowhere")
 
 
+def test_links_lead_nowhere_twice(export) -> None:
+    for index in range(9):
+        (export / f"L{index}").mkdir()
+    for index in range(9):
+        for other in range(9):
+            (export / f"L{index}" / f"to{other}").symlink_to(export / f"L{other}")
+    (export / "P1" / "up").symlink_to(export)
+    (export / "P1" / "again").symlink_to(export / "P1" / "S2")
+    assert list(find_examinations(export).examinations) == ["P1", "P2", "P3", "P4"]
+    assert [len(one.slices) for one in read_series(export / "P1")] == [6, 6, 6, 6]
+
+
+def test_copies_are_two_patients_to_nobody(export, tmp_path, capsys) -> None:
+    with zipfile.ZipFile(export / "P1_backup.zip", "w") as archive:
+        for path in sorted((export / "P1").rglob("IM*")):
+            archive.write(path, path.relative_to(export / "P1"))
+    found = find_examinations(export)
+    assert found.failed["P1"] == "its study lies in P1_backup.zip too; give each one folder of its own"
+    shutil.move(export / "P1_backup.zip", export / "P2" / "more.zip")
+    assert find_examinations(export).failed.keys() == {"P1", "P2"}
+    with zipfile.ZipFile(export / "two.zip", "w") as archive:
+        for place in (export / "P1" / "S2", export / "P4" / "S9"):
+            archive.write(next(place.iterdir()), f"{place.name}/IM")
+    shutil.rmtree(export / "P1")
+    shutil.rmtree(export / "P4")
+    (export / "P2" / "more.zip").unlink()
+    assert find_examinations(export).failed == {"two.zip": "an archive of 2 examinations; unpack it"}
+
+
+def test_series_that_were_converted_under_another_name_are_not_converted_again(export, tmp_path, capsys) -> None:
+    shutil.move(export / "P1", export / "P0" / "ST1")
+    command = ["convert", str(export), "-o", str(tmp_path / "cohort"), "--yes"]
+    main(command)
+    shutil.move(export / "P4", export / "P0" / "ST2")
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "failed: P0_ST1: its series, converted under that name where no folder" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "cohort").iterdir()) == ["P0", "P3", "series.csv"]
+
+
+def test_an_emptied_cell_and_a_proposal_that_was_changed_are_no_decisions(export, tmp_path) -> None:
+    path = tmp_path / "cohort" / "series.csv"
+    command = ["convert", str(export), "-o", str(path.parent)]
+    main(command)
+    rows = _rows(path)
+    rows[0]["sequence"], rows[1]["sequence"], rows[1]["proposed"] = "", "T1ce", "T1ce"
+    _write(path, rows)
+    main(command)
+    assert [row["sequence"] for row in _rows(path)][:4] == ["?", "?", "FLAIR", "T1ce"]
+
+
 def test_damaged_files_part_no_examination(export) -> None:
     for path in (export / "P1" / "S2").iterdir():
         path.write_bytes(bytes(128) + b"DICM" + b"x" * 40)
     found = find_examinations(export)
-    assert (list(found.examinations), found.failed) == (["P1", "P2", "P4", "P3"], {})
-    assert "P1" in survey(export, Table()).failed
+    assert (list(found.examinations), found.failed) == (["P1", "P2", "P3", "P4"], {})
+    assert "P1" in survey(export).failed
+
+
+def test_a_folder_without_any_mark_is_a_series_too_or_refused(export) -> None:
+    for path in (export / "P1" / "S2").iterdir():
+        path.write_bytes(path.read_bytes()[132:])  # without the mark
+    (export / "P1" / "README").write_text("exported\n" * 40)
+    assert [one.number for one in read_series(export / "P1")] == [2, 4, 6, 9]
+    for path in (export / "P1" / "S4").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="0 bytes beside DICOM files"):
+        read_series(export / "P1")
 
 
 def test_a_link_to_nothing_among_series_is_refused(export, tmp_path) -> None:

@@ -13,7 +13,7 @@ import tyro
 from mindgap.cli.terminal import ProgressLine, parse, print_table, say
 
 if TYPE_CHECKING:
-    from mindgap.data.conversion import Survey
+    from mindgap.data.survey import Examination, Survey
 
 
 @dataclass(frozen=True)
@@ -46,66 +46,69 @@ def run(words: Sequence[str]) -> int:
     settings = parse(Convert, words, verb="convert")
     from mindgap.data.conversion import convert, converting_into
     from mindgap.data.series_table import TABLE, read_table
+    from mindgap.data.survey import survey
 
     path = settings.out / TABLE
     with converting_into(settings.out, settings.examinations):
-        found = _survey(settings.examinations, path)
-        _show(found)
+        read_table(path)  # whatever is wrong with it is said before the work
+        found = survey(settings.examinations, progress=ProgressLine("reading headers"), say=say)
+        examinations = _decide(found, path)
+        _show(examinations, found.others)
         say(f"wrote {path}")
         if not settings.yes:
-            _name("to decide", found.undecided)
-            _name("cannot be used", found.failed)
-            written = read_table(path)
+            _say_what_is_open(examinations, found.failed)
             if not _agreed(path):
                 say(f"nothing was converted: read {path}, correct its column sequence, and call again with --yes.")
-                return 1 if found.failed or found.undecided else 0
-            if read_table(path) != written:  # corrected while the question stood there
-                found = _survey(settings.examinations, path)
-        ended = convert(found, settings.out, progress=ProgressLine("converting"))
-    before = f", {len(ended.before)} converted before" if ended.before else ""
-    aside = f", {len(ended.aside)} left out by the table" if ended.aside else ""
-    open_ = f", {len(found.undecided)} to decide" if found.undecided else ""
-    say(f"{len(ended.done)} converted{before}{aside}{open_}, {len(ended.failed)} failed, in {settings.out}")
-    _name("to decide", found.undecided)
-    _name("failed", ended.failed)
+                return 1 if found.failed or any(one.undecided for one in examinations) else 0
+            examinations = _decide(found, path)  # the table may have been corrected while the question stood
+        ended = convert(examinations, settings.out, progress=ProgressLine("converting"))
+    failed = {**found.failed, **ended.failed}
+    undecided = sum(bool(one.undecided) for one in examinations)
+    aside = sum(one.aside for one in examinations)
+    counts = ((len(ended.before), "converted before"), (aside, "with none of the four"), (undecided, "to decide"))
+    more = "".join(f", {count} {what}" for count, what in counts if count)
+    say(f"{len(ended.done)} converted{more}, {len(failed)} failed, in {settings.out}")
+    _say_what_is_open(examinations, failed)
     _name("beware", ended.doubts)
     if ended.done or ended.before:
         say(f"Nothing was registered or stripped; this does both: mindgap segment {settings.out} --raw -o masks")
-    return 1 if ended.failed or found.undecided else 0
+    return 1 if failed or undecided else 0
 
 
-def _survey(root: Path, path: Path) -> Survey:
-    """Read all headers and write the table, with what a person wrote into it meanwhile."""
-    from mindgap.data.conversion import survey
+def _decide(found: Survey, path: Path) -> tuple[Examination, ...]:
+    """Hear what the table says, and write into it what is known now."""
     from mindgap.data.series_table import read_table, write_table
 
-    while True:
-        table = read_table(path)
-        found = survey(root, table, progress=ProgressLine("reading headers"), say=say)
-        if read_table(path) == table:
-            write_table(path, table.with_decisions(found.decisions))
-            return found
+    table = read_table(path)
+    examinations = found.decide(table)
+    write_table(path, table.with_decisions({one.case_id: one.decisions for one in examinations}))
+    return examinations
 
 
-def _show(found: Survey) -> None:
+def _show(examinations: Sequence[Examination], others: Sequence[str]) -> None:
     """Every series of one examination; of several, how many have what."""
     from mindgap.data.series_table import NONE, UNDECIDED
     from mindgap.sequences import SEQUENCES
 
-    series = [one for decisions in found.decisions.values() for one in decisions]
-    if len(found.examinations) == 1:
+    series = [one for examination in examinations for one in examination.decisions]
+    if len(examinations) == 1:
         lines = [one.line("") for one in series]
         columns = ["series", "description", "images", "sequence", "reason"]
         print_table(columns, [[line[name] for name in columns] for line in lines], words=True)
-    elif found.examinations:
+    elif examinations:
         having = ", ".join(
-            f"{sequence} in {sum(sequence in one.chosen for one in found.examinations)}" for sequence in SEQUENCES
+            f"{sequence} in {sum(sequence in one.chosen for one in examinations)}" for sequence in SEQUENCES
         )
-        others = {word: sum(one.word == word for one in series) for word in (NONE, UNDECIDED)}
-        say(f"{len(found.examinations)} examinations of {len(series)} series: {having}")
-        say(f"{others[NONE]} series are none of the four, {others[UNDECIDED]} are not decided")
-    if found.others:
-        say(f"no DICOM in {', '.join(found.others)}")
+        words = {word: sum(one.word == word for one in series) for word in (NONE, UNDECIDED)}
+        say(f"{len(examinations)} examinations of {len(series)} series: {having}")
+        say(f"{words[NONE]} series are none of the four, {words[UNDECIDED]} are not decided")
+    if others:
+        say(f"no DICOM in {', '.join(others)}")
+
+
+def _say_what_is_open(examinations: Sequence[Examination], failed: Mapping[str, str]) -> None:
+    _name("to decide", {one.case_id: one.undecided for one in examinations if one.undecided})
+    _name("failed", failed)
 
 
 def _name(what: str, reasons: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ from mindgap.errors import InputError, SettingError
 from mindgap.progress import Say, mute
 
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"  # DICOMDIR, the table of contents of a disc
-_ABOUT_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG", "DOC", "RWV", "ANN", "FID"}
+ABOUT_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "REG", "DOC", "RWV", "ANN", "FID"}
 """Modalities of objects that accompany images without being any: they are passed over."""
 
 
@@ -246,7 +246,7 @@ def _reading(path: Path, folder: Path) -> Iterator[None]:
 
 def _is_image(header: Any) -> bool:
     kind = header.get("SOPClassUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-    return kind != _DIRECTORY_CLASS and str(header.get("Modality", "")) not in _ABOUT_IMAGES
+    return kind != _DIRECTORY_CLASS and str(header.get("Modality", "")) not in ABOUT_IMAGES
 
 
 def _check_modality(folder: Path, images: list[tuple[Path, Any]]) -> None:

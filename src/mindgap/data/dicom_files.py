@@ -2,13 +2,14 @@
 
 Most files have a mark behind 128 bytes of nothing. Some have neither, and begin with their first element; and where a
 copy was interrupted a file is empty, short or full of zeros. The latter two kinds are looked for beside files that have
-the mark, among names that promise nothing else.
+the mark, and in other folders of the same examination, among names that promise nothing else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +50,38 @@ def sort_out(files: Iterable[Path], folder: Path) -> Sorted:
     dicom = [path for path in files if is_dicom(path)]
     known, unknown = set(dicom), list[Path]()
     places = {path.parent for path in dicom if path.name.upper() != _CONTENTS}
+    if places:
+        places |= _unmarked_series(files, places)
     for path in files:
         if path not in known and path.parent in places and not _promises_other(path):
             (dicom if _begins_with_element(path, folder) else unknown).append(path)
     return Sorted(tuple(sorted(dicom)), tuple(unknown))
+
+
+def _unmarked_series(files: Iterable[Path], marked: Collection[Path]) -> set[Path]:
+    """Folders beside those with a mark that look like a series: a copy is interrupted folder by folder.
+
+    They hold nothing of another kind, and files that begin with an element, or several of which none begins with
+    anything.
+    """
+    there: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.parent not in marked and path.name.upper() != _CONTENTS:
+            there.setdefault(path.parent, []).append(path)
+    found = set[Path]()
+    for place, inside in there.items():
+        heads = [] if any(map(_promises_other, inside)) else [_head_of(path) for path in inside]
+        lost = len(heads) > 1 and not any(any(head) for head in heads)
+        if lost or any(len(head) == _HEAD and head[:2] in _FIRST_GROUPS for head in heads):
+            found.add(place)
+    return found
+
+
+def _head_of(path: Path) -> bytes:
+    """The first bytes; none where the file may not be read, which is said later or has no say."""
+    with suppress(OSError), path.open("rb") as handle:
+        return handle.read(_HEAD)
+    return b""
 
 
 def unreadable(path: Path, folder: Path, why: str) -> InputError:

@@ -1,48 +1,57 @@
 """Where the examinations of a DICOM export lie, whichever way it is nested: by the study that its headers name.
 
-An examination is a folder whose series are of one study, or a .zip. Where a folder holds several studies, each in
-folders of its own, each of these is one; where their series lie beside each other, a person has to part them.
+An examination is a folder, or a .zip, whose series are of one study. Where a folder holds several studies, each in a
+folder of its own, each of these is one; where their series lie beside each other, a person has to part them.
 """
 
 from __future__ import annotations
 
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from mindgap.data.dicom import need
+from mindgap.data.dicom import ABOUT_IMAGES, need
 from mindgap.data.folders import closed_error, is_dicom, is_lost, reason_of, visible
 from mindgap.errors import InputError
 
 CONTENTS = "DICOMDIR"
 """The table of contents of a disc."""
 _OTHER_ARCHIVES = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+_MARK = slice(128, 132)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Places:
     """What a search has found.
 
     Attributes:
         examinations: Name -> folder or archive.
-        failed: Name -> why an entry that may be an examination is none.
-        others: Names of folders without DICOM.
+        failed: Path below the root -> why what may be an examination is none.
+        others: Paths below the root of folders and archives without DICOM.
     """
 
-    examinations: dict[str, Path]
-    failed: dict[str, str]
-    others: tuple[str, ...]
+    examinations: dict[str, Path] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
 
 
 class _Folder:
-    """A folder, what lies in it, and of which studies that is."""
+    """A folder, what lies in it, and of which studies that is.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: The folder.
+        been: Every place that was looked into before by its real path, so that links lead nowhere twice.
+    """
+
+    def __init__(self, path: Path, been: dict[str, _Folder]) -> None:
+        self.path, self.been = path, been
 
     @cached_property
     def entries(self) -> list[Path]:
@@ -52,24 +61,33 @@ class _Folder:
     @cached_property
     def own(self) -> str | None:
         """The study of the DICOM files directly in it; None where there are none, "" where they do not tell."""
-        studies = map(_study_of, filter(_is_image, self.entries))
-        first = next(studies, None)
-        return first or next(filter(None, studies), first)
+        told = (study for study in map(_study_of, filter(_is_image, self.entries)) if study is not None)
+        first = next(told, None)
+        return first or next(filter(None, told), first)
+
+    @cached_property
+    def below(self) -> list[_Folder]:
+        """Folders and archives directly in it; of several ways to one place the first."""
+        found: list[_Folder] = []
+        for entry in self.entries:
+            kind = _Archive if is_archive(entry) else _Folder if _is_open(entry) else None
+            real = os.path.realpath(entry)
+            if kind is not None and real not in self.been:
+                self.been[real] = kind(entry, self.been)
+                found.append(self.been[real])
+        return found
 
     @cached_property
     def inside(self) -> list[_Folder]:
-        """Folders and archives directly in it that hold DICOM at any depth."""
-        found = [_Folder(entry) for entry in self.entries if entry.is_dir() and not _is_closed(entry)]
-        return [one for one in found if one.studies] + [_Archive(path) for path in self.entries if is_archive(path)]
+        """Those of them that hold DICOM at any depth."""
+        return [one for one in self.below if one.studies]
 
     @cached_property
     def studies(self) -> frozenset[str]:
         """All studies at any depth, one file of each folder being looked at; {""} where none tells."""
-        if self.path.resolve() in {parent.resolve() for parent in self.path.parents}:  # a link that leads up
-            return frozenset()
         own = frozenset() if self.own is None else frozenset({self.own})
-        all_ = own.union(*(one.studies for one in self.inside))
-        return all_ - {""} or all_
+        found = own.union(*(one.studies for one in self.inside))
+        return found - {""} or found
 
     @property
     def place(self) -> Path:
@@ -77,48 +95,47 @@ class _Folder:
         alone = self.inside[0].place if self.own is None and len(self.inside) == 1 else self.path
         return alone if is_archive(alone) else self.path
 
-    def parted(self) -> Iterator[tuple[Path, str]]:
-        """The examinations in it, and with the reason what is none or cannot be told apart."""
-        if len(self.studies) < 2:
-            yield self.place, ""
-            return
-        if self.own is not None:
-            yield self.path, f"series of {len(self.studies)} examinations side by side: give each one folder of its own"
-            return
-        count = Counter(study for one in self.inside for study in one.studies if study)
-        for one in self.inside:
-            shared = {study for study in one.studies if count[study] > 1}
-            if shared:
-                others = [other.path.name for other in self.inside if other is not one and other.studies & shared]
-                yield (
-                    one.path,
-                    f"its study lies in {', '.join(others)} too: give each one folder of its own",
-                )
-            else:
-                yield from one.lost() if len(one.studies) > 1 else ()
-                yield from one.parted()
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one examination: of one study, without archives beside other series."""
+        return len(self.studies) == 1 and (is_archive(self.place) or not self.archived)
+
+    @cached_property
+    def archived(self) -> bool:
+        """Whether archives with DICOM lie in it, at any depth."""
+        return any(is_archive(one.path) or one.archived for one in self.inside)
 
     def lost(self) -> Iterator[tuple[Path, str]]:
         """What lies directly in it, may be an examination, and cannot be looked into."""
         for entry in self.entries:
             if is_lost(entry):
                 yield entry, "it is a link to nothing; fetch what it stands for, or remove it"
-            elif entry.is_dir() and _is_closed(entry):
+            elif _is_folder(entry) and not _is_open(entry):
                 yield entry, reason_of(closed_error(entry.name))
-            elif entry.suffix.lower() in _OTHER_ARCHIVES and not entry.is_dir():
+            elif entry.suffix.lower() in _OTHER_ARCHIVES and not _is_folder(entry):
                 yield entry, "it is an archive, but no .zip; unpack it"
 
 
 class _Archive(_Folder):
-    """A .zip, taken for one examination: it is unpacked when it is read."""
+    """A .zip: one member of each of its folders is looked at where it lies."""
 
+    entries: list[Path] = []  # noqa: RUF012
     own = None
-    inside: list[_Folder] = []  # noqa: RUF012
 
     @cached_property
     def studies(self) -> frozenset[str]:
-        """A mark of its own."""
-        return frozenset({f"archive {self.path}"})
+        """As of a folder; {""} where it cannot be read, which is said when it is unpacked."""
+        found: dict[PurePosixPath, str] = {}
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for name in sorted(archive.namelist()):
+                    folder = PurePosixPath(name).parent
+                    if not found.get(folder) and not name.endswith("/") and PurePosixPath(name).name != CONTENTS:
+                        study = _study_in(archive, name)
+                        found |= {} if study is None else {folder: study}
+        except Exception:  # damaged or encrypted, in one of many ways
+            return frozenset({""})
+        return frozenset(found.values()) - {""} or frozenset(found.values())
 
 
 def is_archive(path: Path) -> bool:
@@ -136,41 +153,100 @@ def find_examinations(root: Path) -> Places:
     Raises:
         InputError: There is none, or it may not be read.
     """
+    found = Places()
     if is_archive(root):
-        return Places({_plain(root.stem): root}, {}, ())
+        found.examinations[_plain(root.stem)] = root
+        return found
     if not root.is_dir():
         raise _nothing(root, "no DICOM" if root.exists() else "nothing there")
-    if _is_closed(root):
+    if not _is_open(root):
         raise closed_error(str(root))
-    top = _Folder(root)
-    failed: dict[str, str] = {}
-    examinations: dict[str, Path] = {}
-    for path, reason in chain(top.lost(), top.parted() if top.studies else ()):
-        name = "" if reason else _name_of(path, top)
-        if name in examinations:
-            reason = f"{examinations[name].name} is called {name}, too: rename one of them"
-        if reason:
-            failed[str(path.relative_to(root))] = reason
-        else:
-            examinations[name] = path
-    if not examinations and not failed:
+    top = _Folder(root, {})
+    top.been[os.path.realpath(root)] = top
+    _part(top, top, found)
+    if not found.examinations and not found.failed:
         raise _nothing(root, "no DICOM")
-    inside = {one.path for one in top.inside}
-    others = tuple(entry.name for entry in top.entries if entry.is_dir() and entry not in inside)
-    return Places(examinations, failed, tuple(name for name in others if name not in failed))
+    return found
+
+
+def _part(here: _Folder, top: _Folder, found: Places) -> None:
+    """Sort what lies in a folder that is not an examination itself, or itself where it is one."""
+
+    def name(path: Path) -> str:
+        return str(path.relative_to(top.path))
+
+    if here is top or not here.is_one:
+        found.failed |= {name(path): reason for path, reason in here.lost()}
+    if here.is_one:
+        _add(here, top, found)
+    elif not here.studies:
+        found.others += [name(here.path)]
+        for one in here.below:  # nothing, but for what is lost in it
+            _part(one, top, found)
+    elif isinstance(here, _Archive):
+        found.failed[name(here.path)] = f"an archive of {len(here.studies)} examinations; unpack it"
+    elif here.own is not None:
+        found.failed[name(here.path)] = "series of several examinations, or copies; give each one folder of its own"
+    else:
+        count = Counter(study for one in here.inside for study in one.studies if study)
+        for one in here.below:
+            shared = {study for study in one.studies if count[study] > 1}
+            if shared:
+                others = [other.path.name for other in here.inside if other is not one and other.studies & shared]
+                reason = f"its study lies in {', '.join(others)} too; give each one folder of its own"
+                found.failed[name(one.path)] = reason
+            else:
+                _part(one, top, found)
+
+
+def _add(here: _Folder, top: _Folder, found: Places) -> None:
+    """Take a folder for one examination."""
+    case_id = _name_of(here.place, top)
+    same = [known for known in found.examinations if known.lower() == case_id.lower()]
+    if same:
+        reason = f"{found.examinations[same[0]].name} is called {same[0]}, too; rename one of them"
+        found.failed[str(here.place.relative_to(top.path))] = reason
+    else:
+        found.examinations[case_id] = here.place
+    if here is top:
+        found.others += [one.path.name for one in here.below if not one.studies]
+
+
+def _is_folder(entry: Path) -> bool:
+    with suppress(OSError):  # a link into a folder that is closed to us
+        return entry.is_dir()
+    return True
+
+
+def _is_open(entry: Path) -> bool:
+    with suppress(OSError):
+        return entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)
+    return False
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.name.upper() != CONTENTS and is_dicom(path)
+    with suppress(OSError):
+        return path.is_file() and path.name.upper() != CONTENTS and is_dicom(path)
+    return False
 
 
-def _study_of(path: Path) -> str:
+def _study_of(file: Any) -> str | None:
+    """The study of an image; None for what only accompanies images, "" where it does not tell."""
     pydicom = need("pydicom")
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"], force=True)
-        return str(header.get("StudyInstanceUID", ""))
+        tags = ["StudyInstanceUID", "Modality"]
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
+        return None if str(header.get("Modality", "")) in ABOUT_IMAGES else str(header.get("StudyInstanceUID", ""))
     except Exception:  # damaged, in one of the dozen ways of pydicom: said when the examination is read
         return ""
+
+
+def _study_in(archive: zipfile.ZipFile, name: str) -> str | None:
+    """The same of a member of an archive; None for what is no DICOM, too."""
+    with archive.open(name) as member:
+        if member.read(_MARK.stop)[_MARK] != b"DICM":
+            return None
+    return _study_of(BytesIO(archive.read(name)))
 
 
 def _name_of(path: Path, top: _Folder) -> str:
@@ -180,8 +256,7 @@ def _name_of(path: Path, top: _Folder) -> str:
     """
     if path == top.path:
         alone = top.own is None and len(top.inside) == 1 and not any(e.name.upper() == CONTENTS for e in top.entries)
-        only = top.inside[0].path if alone else top.path
-        return _plain(only.stem if is_archive(only) else visible(only).name)
+        return _plain(visible(top.inside[0].path if alone else top.path).name)
     parts, here = list[str](), top
     for part in path.relative_to(top.path).parts:
         name = Path(part).stem if is_archive(here.path / part) else part
@@ -193,10 +268,6 @@ def _name_of(path: Path, top: _Folder) -> str:
 def _plain(name: str) -> str:
     """A name that every program can write: without spaces around it, bytes that are no UTF-8 as escapes."""
     return name.strip().encode("utf-8", "backslashreplace").decode("utf-8").replace("\\", "-") or "case"
-
-
-def _is_closed(folder: Path) -> bool:
-    return not os.access(folder, os.R_OK | os.X_OK)
 
 
 def _nothing(root: Path, found: str) -> InputError:

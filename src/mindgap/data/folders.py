@@ -176,18 +176,21 @@ def _why_overlooked(folder: Path) -> str:
 
 
 def files_below(folder: Path, closed: list[Path]) -> Iterator[Path]:
-    """Files at any depth that are not hidden, links included, in order; a linked folder counts as a folder.
+    """Files at any depth that are not hidden, links included, in order; a linked folder counts as a folder, once.
 
     Args:
         folder: Where to look.
         closed: Takes folders that may not be read.
     """
-    been = {os.path.realpath(folder)}
+    been = {os.path.realpath(place) for place in (folder, *visible(folder).parents)}  # a link may lead up
     unread = lambda error: closed.append(Path(error.filename))  # noqa: E731
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unread):
-        inside = {name: os.path.realpath(Path(place, name)) for name in folders if not name.startswith(".")}
-        folders[:] = sorted(name for name, real in inside.items() if real not in been)
-        been |= set(inside.values())
+        names, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
+        for name in names:
+            real = os.path.realpath(Path(place, name))
+            if real not in been:
+                been.add(real)
+                folders.append(name)
         yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
 
 

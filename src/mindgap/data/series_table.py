@@ -2,6 +2,7 @@
 
 A row is known by the uid of its series. Its column `sequence` says T1, T1ce, T2, FLAIR, `-` for none of these, or `?`
 for what is not decided; it counts as decided where it differs from the column `proposed`, which is what headers say.
+Nothing is decided by leaving a cell empty, or by a proposal that is no longer made.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import codecs
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mindgap.data.dicom import DicomSeries
 from mindgap.data.dicom_sequence import LEAVE_OUT, Proposal
 from mindgap.errors import InputError
 from mindgap.files import write_text
@@ -28,22 +28,47 @@ _NEEDED = ("case", "sequence", "uid")
 
 
 @dataclass(frozen=True)
+class Seen:
+    """One series as its headers describe it, without its slices, of which there may be very many.
+
+    Attributes:
+        proposal: What it is taken for; its series has no slices.
+        images: How many there are.
+    """
+
+    proposal: Proposal
+    images: int
+
+    @classmethod
+    def of(cls, proposal: Proposal) -> Seen:
+        """Forget the slices."""
+        series = proposal.series
+        return cls(replace(proposal, series=replace(series, slices=())), len(series.slices))
+
+    @property
+    def word(self) -> str:
+        """What it is by its headers."""
+        sequence = self.proposal.sequence
+        return str(sequence) if sequence is not None else NONE if self.proposal.aside else UNDECIDED
+
+    @property
+    def may_be(self) -> tuple[MriSequence, ...]:
+        """Which sequences it can be, where it is not decided."""
+        likely = self.proposal.contested or self.proposal.sequence
+        return self.proposal.may_be if likely is None else (likely,)
+
+
+@dataclass(frozen=True)
 class Decision:
     """What one series is.
 
     Attributes:
-        series: The series.
+        seen: The series.
         word: T1, T1ce, T2, FLAIR, ``-`` or ``?``.
-        proposed: The same, by its headers alone.
-        reason: Why.
-        may_be: Which sequences it can be, where it is not decided.
     """
 
-    series: DicomSeries
+    seen: Seen
     word: str
-    proposed: str
-    reason: str
-    may_be: tuple[MriSequence, ...] = ()
 
     @property
     def sequence(self) -> MriSequence | None:
@@ -51,15 +76,24 @@ class Decision:
         return None if self.word in (NONE, UNDECIDED) else sequence_from_alias(self.word)
 
     @property
-    def by_hand(self) -> bool:
-        """Whether a person said so."""
-        return self.word != self.proposed
+    def name(self) -> str:
+        """What a person calls the series."""
+        return self.seen.proposal.series.name
+
+    @property
+    def uid(self) -> str:
+        """By which the series is known."""
+        return self.seen.proposal.series.uid
 
     def line(self, case_id: str) -> dict[str, str]:
         """Its row."""
-        number = "" if self.series.number is None else str(self.series.number)
-        cells = (case_id, number, self.series.description, str(len(self.series.slices)))
-        return dict(zip(COLUMNS, (*cells, self.word, self.proposed, self.reason, self.series.uid), strict=True))
+        series, reason = self.seen.proposal.series, self.seen.proposal.reason
+        if self.word != self.seen.word:
+            why = "left open, new, or its row was removed" if self.word == UNDECIDED else "decided by hand"
+            reason = f"{why}; by its headers: {reason}"
+        number = "" if series.number is None else str(series.number)
+        about = (case_id, number, series.description, str(self.seen.images))
+        return dict(zip(COLUMNS, (*about, self.word, self.seen.word, reason, self.uid), strict=True))
 
 
 @dataclass(frozen=True)
@@ -74,15 +108,15 @@ class Table:
     lines: tuple[Mapping[str, str], ...] = ()
     delimiter: str = ","
 
-    def decide(self, proposals: Sequence[Proposal]) -> tuple[Decision, ...]:
+    def decide(self, series: Sequence[Seen]) -> tuple[Decision, ...]:
         """What the series of one examination are: what a person wrote, or else what their headers say.
 
         A series that is not in the table, of an examination that is, has come since, or its row was removed: it is not
         decided.
         """
         lines = {line["uid"]: line for line in self.lines}
-        known = any(proposal.series.uid in lines for proposal in proposals)
-        return tuple(_decide(proposal, lines.get(proposal.series.uid), known=known) for proposal in proposals)
+        known = any(one.proposal.series.uid in lines for one in series)
+        return tuple(Decision(one, _word(one.word, lines.get(one.proposal.series.uid), known=known)) for one in series)
 
     def with_decisions(self, decided: Mapping[str, Sequence[Decision]]) -> Table:
         """The same with what is known now; lines of series that were not seen stay as they are.
@@ -91,9 +125,7 @@ class Table:
             decided: Examination -> its series.
         """
         before = {line["uid"]: line for line in self.lines}
-        made = [
-            {**before.get(one.series.uid, {}), **one.line(case_id)} for case_id in decided for one in decided[case_id]
-        ]
+        made = [{**before.get(one.uid, {}), **one.line(case_id)} for case_id in decided for one in decided[case_id]]
         seen = {line["uid"] for line in made}
         rest = [dict(line) for line in self.lines if line["uid"] not in seen]
         return Table(tuple(sorted([*made, *rest], key=lambda line: line["case"])), self.delimiter)
@@ -144,18 +176,14 @@ def write_table(path: Path, table: Table) -> None:
     write_text(path, "\ufeff" + text.getvalue())
 
 
-def _decide(proposal: Proposal, line: Mapping[str, str] | None, *, known: bool) -> Decision:
-    headers = str(proposal.sequence) if proposal.sequence is not None else NONE if proposal.aside else UNDECIDED
-    likely = proposal.contested or proposal.sequence
-    may_be = proposal.may_be if likely is None else (likely,)
+def _word(headers: str, line: Mapping[str, str] | None, *, known: bool) -> str:
+    """What counts: the word by the headers, that of a person, or that nothing is decided."""
     if line is None:
-        word = UNDECIDED if known and headers != NONE else headers
-    else:
-        word = headers if line["sequence"] in ("", line.get("proposed", "")) else line["sequence"]
-    if word == headers:
-        return Decision(proposal.series, word, headers, proposal.reason, may_be)
-    why = "left open, new, or its row was removed" if word == UNDECIDED else "decided by hand"
-    return Decision(proposal.series, word, headers, f"{why}; by its headers: {proposal.reason}", may_be)
+        return UNDECIDED if known and headers != NONE else headers
+    word, proposed = line["sequence"], line.get("proposed", "")
+    if word in ("", proposed):
+        return headers if word and proposed == headers else UNDECIDED
+    return word
 
 
 def _text_of(content: bytes) -> str:
