@@ -52,8 +52,18 @@ def test_progress_weighs_slow_methods_more_and_scoring_is_not_done(tmp_path):
     total, finished = _work([fast, slow], scale, place, Outcome())
     assert total == 1200 * 0.15 + 60 + 1200 * 0.6 + 60
     assert finished == 1200 * 0.15  # trained to the end, and its scores are not there yet
+    write_text(place.run(fast.name) / "study.log", "training: 1200/1200\nscoring: 4/9  20 s left\n")
+    assert _work([fast, slow], scale, place, Outcome())[1] == 1200 * 0.15 + int(60 * 4 / 9)
     assert _work([fast, slow], scale, place, Outcome(done=[fast.name])) == (total, 1200 * 0.15 + 60)
     assert _work([fast, slow], scale, place, Outcome(done=[fast.name], failed={slow.name: ""})) == (total, total)
+
+
+def test_a_network_for_every_subset_is_scored_on_fifteen_and_costs_as_much():
+    scale = find_scale("phantom")
+    one, every = grid.teacher("none", 0), grid.for_any_subset("anysubset", 0)
+    assert (one.scored_subsets, every.scored_subsets) == (1, 15)
+    assert scale.seconds_of(one) == scale.training_seconds_of(one, 600) + 40
+    assert scale.seconds_of(every) == pytest.approx(400 * 0.3 + 40 + 14 * scale.scoring_s)
 
 
 def test_a_trained_teacher_teaches_though_its_scoring_failed(study, tmp_path, monkeypatch):

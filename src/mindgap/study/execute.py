@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -246,7 +247,7 @@ def _known_jobs(out: Path) -> dict[str, dict[str, str]]:
 def _work(runs: Sequence[Run], scale: Scale, place: Place, outcome: Outcome) -> tuple[int, int]:
     """Estimated seconds of work in all, and those that are over.
 
-    What failed or waits for a failed teacher counts as over; what is still being scored does not.
+    What failed or waits for a failed teacher counts as over; of what is being scored, as many cases as its log tells.
     """
     over = {*outcome.done, *outcome.failed, *outcome.skipped}
     total = finished = 0
@@ -256,19 +257,33 @@ def _work(runs: Sequence[Run], scale: Scale, place: Place, outcome: Outcome) -> 
         if run.name in over:
             finished += seconds
         else:
-            trained = scale.training_seconds_of(run, _last_step(place.run(run.name) / TERMS))
-            finished += min(int(trained), seconds - 1)
+            folder = place.run(run.name)
+            trained = scale.training_seconds_of(run, _last_step(folder / TERMS))
+            scored = scale.overhead_s_of(run) * _share_scored(folder / _LOG)
+            finished += min(int(trained + scored), seconds - 1)
     return total, finished
 
 
+def _tail(path: Path) -> list[str]:
+    """The last lines of a log that may be long; nothing where there is none."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as handle:
+        handle.seek(max(path.stat().st_size - 4096, 0))
+        return handle.read().decode(errors="replace").splitlines()
+
+
+def _share_scored(log: Path) -> float:
+    """How much of the scoring a run's log tells of."""
+    told = [match for line in _tail(log) if (match := re.match(r"scoring: (\d+)/(\d+)", line))]
+    return int(told[-1][1]) / max(int(told[-1][2]), 1) if told else 0.0
+
+
 def _last_step(terms: Path) -> int:
-    """The last step of a log that may be long."""
+    """The last step of a log."""
     if not terms.is_file():
         return 0
-    with terms.open("rb") as handle:
-        handle.seek(max(terms.stat().st_size - 4096, 0))
-        tail = handle.read().decode(errors="replace").splitlines()
-    for line in reversed(tail):
+    for line in reversed(_tail(terms)):
         if line.startswith('{"step": ') and line.endswith("}"):
             return int(line.removeprefix('{"step": ').split(",")[0])
     lines = read_lines(terms)

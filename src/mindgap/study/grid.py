@@ -70,6 +70,11 @@ class Run:
         return (*(word for pair in words for word in pair), *self.extra)
 
     @property
+    def scored_subsets(self) -> int:
+        """On how many subsets it is scored: on fifteen, where it takes any of them."""
+        return len(SUBSETS) if self.subset == "all" and self.method != "teacher" else 1
+
+    @property
     def row(self) -> str:
         """Its name among the methods of a study: "unaligned" is the method "anysubset" with another setting."""
         return self.name.partition("-")[0]

@@ -26,6 +26,7 @@ class Scale:
             smaller steps (``mindgap study --dry-run`` prints estimates from it); "" for all others.
         overhead_s: Start, validation and scoring of a run on the same machine.
         score_flags: Flags of every scoring.
+        scoring_s: Scoring of each further subset there, where a network is scored on fifteen.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Scale:
     seconds_per_step: Mapping[str, float] = field(default_factory=dict)
     overhead_s: float = 60.0
     score_flags: tuple[str, ...] = ()
+    scoring_s: float = 0.0
 
     def steps_of(self, run: Run) -> int:
         """Optimiser steps of a run."""
@@ -42,7 +44,11 @@ class Scale:
 
     def seconds_of(self, run: Run) -> float:
         """Estimated duration of a run on two cores with native bf16."""
-        return self.training_seconds_of(run, self.steps_of(run)) + self.overhead_s
+        return self.training_seconds_of(run, self.steps_of(run)) + self.overhead_s_of(run)
+
+    def overhead_s_of(self, run: Run) -> float:
+        """Estimated duration of all but its steps."""
+        return self.overhead_s + self.scoring_s * (run.scored_subsets - 1)
 
     def training_seconds_of(self, run: Run, steps: int) -> float:
         """Estimated duration of some steps of a run there."""
@@ -57,9 +63,11 @@ takes 4.3 times as long as 48^3 (both in docs/performance.md)."""
 _PAPER_COSTS = {method: seconds / _COSTS["vnet"] * _PAPER_TEACHER for method, seconds in _COSTS.items()}
 
 SCALES: dict[str, Scale] = {
-    "paper": Scale("paper", None, ("--preset", "paper"), {"": 50_000}, _PAPER_COSTS, 1800.0),
-    "mini": Scale("mini", 2.0, ("--preset", "small", *_SMALL, "--learning-rate", "4e-3"), {"": 1200}, _COSTS, 60.0),
-    "phantom": Scale("phantom", 2.0, ("--preset", "quick"), {"": 400, "teacher": 600}, _COSTS, 40.0),
+    "paper": Scale("paper", None, ("--preset", "paper"), {"": 50_000}, _PAPER_COSTS, 1800.0, scoring_s=1500.0),
+    "mini": Scale(
+        "mini", 2.0, ("--preset", "small", *_SMALL, "--learning-rate", "4e-3"), {"": 1200}, _COSTS, 60.0, scoring_s=22.0
+    ),
+    "phantom": Scale("phantom", 2.0, ("--preset", "quick"), {"": 400, "teacher": 600}, _COSTS, 40.0, scoring_s=16.0),
 }
 
 
