@@ -299,9 +299,18 @@ def test_a_name_that_leads_elsewhere_gives_no_case(tmp_path, write_case, name):
 def test_unreadable_manifests_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"lost.csv.* To mend"):
         discover(tmp_path / "lost.csv")
-    (tmp_path / "latin.csv").write_bytes("case,t1\nMüller,x\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin.csv.*UTF-8"):
-        discover(tmp_path / "latin.csv")
+    (tmp_path / "strange.csv").write_bytes(b"case,t1\nM\x81ller,x\n")
+    with pytest.raises(InputError, match=r"strange.csv.*UTF-8"):
+        discover(tmp_path / "strange.csv")
+
+
+@pytest.mark.parametrize(("encoding", "delimiter"), [("utf-8-sig", ";"), ("cp1252", ";"), ("utf-16", "\t")])
+def test_manifests_are_read_as_spreadsheets_save_them(tmp_path, write_case, encoding, delimiter):
+    source = next(write_case(tmp_path / "P01").glob("*_t1.nii.gz"))
+    text = f"case,t1,t2\nMüller,{source},\n".replace(",", delimiter)
+    (tmp_path / "cases.csv").write_bytes(text.encode(encoding))
+    cohort = discover(tmp_path / "cases.csv", label=False)
+    assert [(case.case_id, list(map(str, case.images))) for case in cohort.cases] == [("Müller", ["T1"])]
 
 
 def test_case_from_folder_refuses_what_is_no_folder(tmp_path):

@@ -87,7 +87,7 @@ def _decide(found: Survey, path: Path) -> tuple[Examination, ...]:
 
 def _show(examinations: Sequence[Examination], others: Sequence[str]) -> None:
     """Every series of one examination; of several, how many have what."""
-    from mindgap.data.series_table import NONE, UNDECIDED
+    from mindgap.data.dicom_sequence import NONE, UNDECIDED
     from mindgap.sequences import SEQUENCES
 
     series = [one for examination in examinations for one in examination.decisions]

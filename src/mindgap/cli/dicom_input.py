@@ -96,9 +96,8 @@ def open_dicom(path: Path, flags: DicomFlags, model: Path, *, raw: bool = False)
         SettingError: Something is left to decide, the user said no, or a package is missing.
     """
     from mindgap.data.cohort import case_from_files
-    from mindgap.data.conversion import origin_of
     from mindgap.data.dicom import dicom_folder, need, read_series
-    from mindgap.data.dicom_convert import convert_series
+    from mindgap.data.dicom_convert import convert_series, origin_of
     from mindgap.data.dicom_doubts import doubts_about_series
     from mindgap.data.dicom_sequence import propose
     from mindgap.data.folders import visible
@@ -139,7 +138,7 @@ def _show(proposals: tuple[Proposal, ...]) -> None:
             "?" if proposal.series.number is None else str(proposal.series.number),
             proposal.series.description,
             str(len(proposal.series.slices)),
-            str(proposal.sequence) if proposal.sequence is not None else "-" if proposal.aside else "?",
+            proposal.word,
             proposal.reason,
         ]
         for proposal in proposals

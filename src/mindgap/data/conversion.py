@@ -8,14 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindgap.data.case import Origin
 from mindgap.data.dicom import DicomSeries, dicom_folder, need, read_series
-from mindgap.data.dicom_convert import convert_series
+from mindgap.data.dicom_convert import convert_series, origin_of
 from mindgap.data.dicom_doubts import doubts_about_series
-from mindgap.data.folders import visible
 from mindgap.data.survey import Examination, why_failed
 from mindgap.errors import InputError, MindgapError, SettingError
-from mindgap.files import explain_unwritten, is_full, read_json, sha256_of, write_json
+from mindgap.files import explain_unwritten, is_full, read_json, write_json
 from mindgap.lock import hold
 from mindgap.progress import Progress, silent
 from mindgap.sequences import Sequence as MriSequence
@@ -102,26 +100,6 @@ def convert(examinations: Sequence[Examination], out: Path, *, progress: Progres
             failed[one.case_id] = why_failed(error, one.case_id, one.place)
         progress(count, len(ready), one.case_id)
     return Conversion(tuple(done), tuple(before), failed, doubts)
-
-
-def origin_of(place: Path, series: DicomSeries, others: Sequence[str]) -> Origin:
-    """What stands for a converted file in a manifest: the series it was made from.
-
-    Args:
-        place: Folder or archive of the examination.
-        series: The series, whose files are there.
-        others: Names of the series that were left out.
-    """
-    return Origin(
-        file=visible(place),
-        name=series.name,
-        uid=series.uid,
-        number=series.number,
-        description=series.description,
-        images=len(series.slices),
-        sha256=sha256_of(*sorted({one.path for one in series.slices})),
-        others=tuple(others),
-    )
 
 
 def _convert_one(one: Examination, folder: Path) -> tuple[str, ...]:

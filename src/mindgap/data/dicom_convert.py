@@ -5,19 +5,22 @@ from __future__ import annotations
 import shutil
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindgap.data.case import Origin
 from mindgap.data.dicom import DicomSeries, need
 from mindgap.data.dicom_frames import frame_headers
 from mindgap.data.dicom_stack import Stack, stack_of
+from mindgap.data.folders import visible
 from mindgap.data.nifti import read_volume
 from mindgap.data.volume import Volume
 from mindgap.errors import InputError
+from mindgap.files import sha256_of
 
 _KEPT = (
     *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber"),
@@ -64,6 +67,26 @@ def convert_series(series: DicomSeries, out: Path) -> Stack:
         shutil.rmtree(made)
     _check_grid(stack, read_volume(out, case=series.name))
     return stack
+
+
+def origin_of(place: Path, series: DicomSeries, others: Sequence[str]) -> Origin:
+    """What stands for a converted file in a manifest: the series it was made from.
+
+    Args:
+        place: Folder or archive of the examination.
+        series: The series, whose files are there.
+        others: Names of the series that were left out.
+    """
+    return Origin(
+        file=visible(place),
+        name=series.name,
+        uid=series.uid,
+        number=series.number,
+        description=series.description,
+        images=len(series.slices),
+        sha256=sha256_of(*sorted({one.path for one in series.slices})),
+        others=tuple(others),
+    )
 
 
 def moves_to_dicom(affine_ras: NDArray[np.float64], stack: Stack, case: str) -> NDArray[np.int64]:

@@ -13,14 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindgap.data.folders import DICOM_SUFFIXES, is_dicom
+from mindgap.data.folders import DICOM_HEAD, DICOM_SUFFIXES, is_dicom
 from mindgap.errors import InputError
 
-_HEAD = 132
-"""Bytes before the first element of a file with the mark; none shorter is whole."""
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 """What a file without the mark begins with, in either byte order."""
-_CONTENTS = "DICOMDIR"
+CONTENTS = "DICOMDIR"
+"""The table of contents of a disc, in whichever case."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def sort_out(files: Iterable[Path], folder: Path) -> Sorted:
     files = tuple(files)
     dicom = [path for path in files if is_dicom(path)]
     known, unknown = set(dicom), list[Path]()
-    places = {path.parent for path in dicom if path.name.upper() != _CONTENTS}
+    places = {path.parent for path in dicom if path.name.upper() != CONTENTS}
     if places:
         places |= _unmarked_series(files, places)
     for path in files:
@@ -66,13 +65,13 @@ def _unmarked_series(files: Iterable[Path], marked: Collection[Path]) -> set[Pat
     """
     there: dict[Path, list[Path]] = {}
     for path in files:
-        if path.parent not in marked and path.name.upper() != _CONTENTS:
+        if path.parent not in marked and path.name.upper() != CONTENTS:
             there.setdefault(path.parent, []).append(path)
     found = set[Path]()
     for place, inside in there.items():
         heads = [] if any(map(_promises_other, inside)) else [_head_of(path) for path in inside]
         lost = len(heads) > 1 and not any(any(head) for head in heads)
-        if lost or any(len(head) == _HEAD and head[:2] in _FIRST_GROUPS for head in heads):
+        if lost or any(len(head) == DICOM_HEAD and head[:2] in _FIRST_GROUPS for head in heads):
             found.add(place)
     return found
 
@@ -80,7 +79,7 @@ def _unmarked_series(files: Iterable[Path], marked: Collection[Path]) -> set[Pat
 def _head_of(path: Path) -> bytes:
     """The first bytes; none where the file may not be read, which is said later or has no say."""
     with suppress(OSError), path.open("rb") as handle:
-        return handle.read(_HEAD)
+        return handle.read(DICOM_HEAD)
     return b""
 
 
@@ -103,10 +102,10 @@ def _promises_other(path: Path) -> bool:
 def _begins_with_element(path: Path, folder: Path) -> bool:
     try:
         with path.open("rb") as handle:
-            head = handle.read(_HEAD)
+            head = handle.read(DICOM_HEAD)
     except OSError as error:
         raise unreadable(path, folder, error.strerror or str(error)) from error
-    if len(head) < _HEAD:
+    if len(head) < DICOM_HEAD:
         raise unreadable(path, folder, f"{len(head)} bytes beside DICOM files, as an interrupted copy leaves")
     if not any(head):
         raise unreadable(path, folder, "it begins with zeros and nothing else, as an interrupted copy does")

@@ -16,6 +16,8 @@ from mindgap.sequences import SEQUENCES, Sequence, contrast_of_text
 
 LEAVE_OUT = "none"
 """What a user writes in the place of a series to leave a sequence out."""
+NONE, UNDECIDED = "-", "?"
+"""What stands in a table in the place of a sequence: it is none of the four, or only the user can tell."""
 FEW_SLICES = 5
 
 
@@ -38,6 +40,17 @@ class Proposal:
     aside: bool = False
     contested: Sequence | None = None
     may_be: tuple[Sequence, ...] = SEQUENCES
+
+    @property
+    def word(self) -> str:
+        """What a table says of it: a sequence, ``-`` or ``?``."""
+        return str(self.sequence) if self.sequence is not None else NONE if self.aside else UNDECIDED
+
+    @property
+    def candidates(self) -> tuple[Sequence, ...]:
+        """What it can be: the sequence it is or was taken for, or what is left to ask for."""
+        likely = self.contested or self.sequence
+        return self.may_be if likely is None else (likely,)
 
     @property
     def unclear(self) -> bool:

@@ -6,25 +6,24 @@ folder of its own, each of these is one; where their series lie beside each othe
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mindgap.data.dicom import ABOUT_IMAGES, need
-from mindgap.data.folders import closed_error, is_dicom, is_lost, reason_of, visible
+from mindgap.data.dicom_files import CONTENTS
+from mindgap.data.folders import DICOM_HEAD, closed_error, has_dicom_mark, is_dicom, is_lost, is_zip, reason_of, visible
 from mindgap.errors import InputError
 
-CONTENTS = "DICOMDIR"
-"""The table of contents of a disc."""
 _OTHER_ARCHIVES = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
-_MARK = slice(128, 132)
 
 
 @dataclass
@@ -70,7 +69,7 @@ class _Folder:
         """Folders and archives directly in it; of several ways to one place the first."""
         found: list[_Folder] = []
         for entry in self.entries:
-            kind = _Archive if is_archive(entry) else _Folder if _is_open(entry) else None
+            kind = _Archive if is_zip(entry) else _Folder if _is_open(entry) else None
             real = os.path.realpath(entry)
             if kind is not None and real not in self.been:
                 self.been[real] = kind(entry, self.been)
@@ -93,17 +92,17 @@ class _Folder:
     def place(self) -> Path:
         """Its path, or that of the archive that is all it holds."""
         alone = self.inside[0].place if self.own is None and len(self.inside) == 1 else self.path
-        return alone if is_archive(alone) else self.path
+        return alone if is_zip(alone) else self.path
 
     @property
     def is_one(self) -> bool:
         """Whether it is one examination: of one study, without archives beside other series."""
-        return len(self.studies) == 1 and (is_archive(self.place) or not self.archived)
+        return len(self.studies) == 1 and (is_zip(self.place) or not self.archived)
 
     @cached_property
     def archived(self) -> bool:
         """Whether archives with DICOM lie in it, at any depth."""
-        return any(is_archive(one.path) or one.archived for one in self.inside)
+        return any(is_zip(one.path) or one.archived for one in self.inside)
 
     def lost(self) -> Iterator[tuple[Path, str]]:
         """What lies directly in it, may be an examination, and cannot be looked into."""
@@ -128,19 +127,13 @@ class _Archive(_Folder):
         found: dict[PurePosixPath, str] = {}
         try:
             with zipfile.ZipFile(self.path) as archive:
-                for name in sorted(archive.namelist()):
-                    folder = PurePosixPath(name).parent
-                    if not found.get(folder) and not name.endswith("/") and PurePosixPath(name).name != CONTENTS:
-                        study = _study_in(archive, name)
-                        found |= {} if study is None else {folder: study}
-        except Exception:  # damaged or encrypted, in one of many ways
+                for member in sorted(archive.infolist(), key=lambda one: one.filename):
+                    folder = PurePosixPath(member.filename).parent
+                    study = None if member.is_dir() or found.get(folder) else _study_in(archive, member)
+                    found |= {} if study is None else {folder: study}
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError):  # or encrypted
             return frozenset({""})
         return frozenset(found.values()) - {""} or frozenset(found.values())
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file is a .zip by its name."""
-    return path.suffix.lower() == ".zip" and path.is_file()
 
 
 def find_examinations(root: Path) -> Places:
@@ -154,7 +147,7 @@ def find_examinations(root: Path) -> Places:
         InputError: There is none, or it may not be read.
     """
     found = Places()
-    if is_archive(root):
+    if is_zip(root):
         found.examinations[_plain(root.stem)] = root
         return found
     if not root.is_dir():
@@ -241,12 +234,15 @@ def _study_of(file: Any) -> str | None:
         return ""
 
 
-def _study_in(archive: zipfile.ZipFile, name: str) -> str | None:
+def _study_in(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str | None:
     """The same of a member of an archive; None for what is no DICOM, too."""
-    with archive.open(name) as member:
-        if member.read(_MARK.stop)[_MARK] != b"DICM":
+    if PurePosixPath(member.filename).name.upper() == CONTENTS:
+        return None
+    with archive.open(member) as file:
+        if not has_dicom_mark(file.read(DICOM_HEAD)):
             return None
-    return _study_of(BytesIO(archive.read(name)))
+        file.seek(0)
+        return _study_of(file)
 
 
 def _name_of(path: Path, top: _Folder) -> str:
@@ -259,10 +255,10 @@ def _name_of(path: Path, top: _Folder) -> str:
         return _plain(visible(top.inside[0].path if alone else top.path).name)
     parts, here = list[str](), top
     for part in path.relative_to(top.path).parts:
-        name = Path(part).stem if is_archive(here.path / part) else part
+        name = Path(part).stem if is_zip(here.path / part) else part
         parts += [name] if len(here.inside) > 1 else []
         here = next(one for one in here.inside if one.path.name == part)
-    return _plain("_".join(parts) or (path.stem if is_archive(path) else path.name))
+    return _plain("_".join(parts) or (path.stem if is_zip(path) else path.name))
 
 
 def _plain(name: str) -> str:

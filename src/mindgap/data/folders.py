@@ -16,7 +16,9 @@ from mindgap.sequences import Sequence, read_filenames
 
 MAX_DEPTH = 3
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_MARK, _MARK_AT = b"DICM", 128
+DICOM_HEAD = 132
+"""Bytes before the first element of a DICOM file: 128 of nothing, and the mark."""
+_MARK = b"DICM"
 
 
 def visible(path: Path) -> Path:
@@ -147,7 +149,7 @@ def overlooked(root: Path, seen: Iterable[Path]) -> dict[str, str]:
     for path in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         if path.name in known:
             continue
-        if path.suffix.lower() == ".zip" and path.is_file():
+        if is_zip(path):
             found[path.name] = (
                 "it is a .zip; segment it by itself, unpack it, or convert it where it holds DICOM (mindgap convert)"
             )
@@ -202,8 +204,18 @@ def is_dicom(path: Path) -> bool:
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     with suppress(OSError), path.open("rb") as handle:
-        return handle.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
+        return has_dicom_mark(handle.read(DICOM_HEAD))
     return False
+
+
+def has_dicom_mark(head: bytes) -> bool:
+    """Whether the first bytes of a file say that it is DICOM."""
+    return head[DICOM_HEAD - len(_MARK) : DICOM_HEAD] == _MARK
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a path is a .zip by its name."""
+    return path.suffix.lower() == ".zip" and path.is_file()
 
 
 def walk(root: Path, closed: set[Path], depth: int = 0) -> Iterator[Path]:

@@ -7,11 +7,11 @@ P02,P02/all.nii.gz#0,P02/all.nii.gz#1,,
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from mindgap.data.case import CaseFiles, Source
+from mindgap.data.spreadsheet import read_sheet
 from mindgap.errors import InputError
 from mindgap.sequences import Sequence, sequence_from_alias
 
@@ -58,17 +58,8 @@ def read_manifest(path: Path, *, label: bool = True) -> tuple[dict[str, CaseFile
 
 
 def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, Sequence]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            lines = [(number, line) for number, line in enumerate(csv.reader(handle), 1) if any(line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            case=str(path),
-            expected="a CSV table in UTF-8",
-            found=str(error),
-            mend="correct the path or the file",
-        ) from error
-    header = [name.strip().lower() for name in lines[0][1]] if lines else []
+    sheet = read_sheet(path)
+    header = [name.lower() for name in sheet.header]
     columns = {name: sequence for name in header if (sequence := sequence_from_alias(name)) is not None}
     unknown = [name for name in header if name not in {*columns, "case", "label"}]
     twice = len(set(header)) < len(header) or len(set(columns.values())) < len(columns)
@@ -79,15 +70,15 @@ def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str,
             found=f"unknown {', '.join(map(repr, unknown))}" if unknown else ", ".join(header) or "an empty file",
             mend="correct the first line, for instance: case,t1,t2,t1ce,flair,label",
         )
-    for number, line in lines[1:]:
+    for number, line in sheet.rows:
         if len(line) != len(header):
             raise InputError(
                 case=f"{path.name}, line {number}",
                 expected=f"{len(header)} cells, as in the first line",
                 found=f"{len(line)}",
-                mend="leave the cell of an absent sequence empty, but keep its comma",
+                mend="leave the cell of an absent sequence empty, but keep what parts it from the next",
             )
-    return [(number, dict(zip(header, line, strict=True))) for number, line in lines[1:]], columns
+    return [(number, dict(zip(header, line, strict=True))) for number, line in sheet.rows], columns
 
 
 def _is_there(path: Path) -> bool:

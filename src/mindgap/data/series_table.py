@@ -7,22 +7,20 @@ Nothing is decided by leaving a cell empty, or by a proposal that is no longer m
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mindgap.data.dicom_sequence import LEAVE_OUT, Proposal
+from mindgap.data.dicom_sequence import LEAVE_OUT, NONE, UNDECIDED, Proposal
+from mindgap.data.spreadsheet import read_sheet
 from mindgap.errors import InputError
 from mindgap.files import write_text
 from mindgap.sequences import SEQUENCES, sequence_from_alias
 from mindgap.sequences import Sequence as MriSequence
 
 TABLE = "series.csv"
-UNDECIDED = "?"
-NONE = "-"
 COLUMNS = ("case", "series", "description", "images", "sequence", "proposed", "reason", "uid")
 _NEEDED = ("case", "sequence", "uid")
 
@@ -46,16 +44,9 @@ class Seen:
         return cls(replace(proposal, series=replace(series, slices=())), len(series.slices))
 
     @property
-    def word(self) -> str:
-        """What it is by its headers."""
-        sequence = self.proposal.sequence
-        return str(sequence) if sequence is not None else NONE if self.proposal.aside else UNDECIDED
-
-    @property
-    def may_be(self) -> tuple[MriSequence, ...]:
-        """Which sequences it can be, where it is not decided."""
-        likely = self.proposal.contested or self.proposal.sequence
-        return self.proposal.may_be if likely is None else (likely,)
+    def uid(self) -> str:
+        """By which the series is known."""
+        return self.proposal.series.uid
 
 
 @dataclass(frozen=True)
@@ -83,17 +74,17 @@ class Decision:
     @property
     def uid(self) -> str:
         """By which the series is known."""
-        return self.seen.proposal.series.uid
+        return self.seen.uid
 
     def line(self, case_id: str) -> dict[str, str]:
         """Its row."""
         series, reason = self.seen.proposal.series, self.seen.proposal.reason
-        if self.word != self.seen.word:
+        if self.word != self.seen.proposal.word:
             why = "left open, new, or its row was removed" if self.word == UNDECIDED else "decided by hand"
             reason = f"{why}; by its headers: {reason}"
         number = "" if series.number is None else str(series.number)
         about = (case_id, number, series.description, str(self.seen.images))
-        return dict(zip(COLUMNS, (*about, self.word, self.seen.word, reason, self.uid), strict=True))
+        return dict(zip(COLUMNS, (*about, self.word, self.seen.proposal.word, reason, self.uid), strict=True))
 
 
 @dataclass(frozen=True)
@@ -115,8 +106,8 @@ class Table:
         decided.
         """
         lines = {line["uid"]: line for line in self.lines}
-        known = any(one.proposal.series.uid in lines for one in series)
-        return tuple(Decision(one, _word(one.word, lines.get(one.proposal.series.uid), known=known)) for one in series)
+        known = any(one.uid in lines for one in series)
+        return tuple(Decision(one, _word(one.proposal.word, lines.get(one.uid), known=known)) for one in series)
 
     def with_decisions(self, decided: Mapping[str, Sequence[Decision]]) -> Table:
         """The same with what is known now; lines of series that were not seen stay as they are.
@@ -135,26 +126,20 @@ def read_table(path: Path) -> Table:
     """Read a table, as mindgap or a spreadsheet wrote it; where there is none, an empty one.
 
     Args:
-        path: In UTF-8 or UTF-16, or else in Windows-1252; cells parted by commas, semicolons or tabs.
+        path: As :func:`mindgap.data.spreadsheet.read_sheet` takes it.
 
     Raises:
         InputError: It is no such table, or says two things of one series.
     """
     if not path.exists():
         return Table()
-    try:
-        text = _text_of(path.read_bytes())
-        first = text.splitlines()[0] if text.strip() else ""
-        delimiter = max(",;\t", key=first.count)
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _no_table(path, str(error)) from error
-    names = [_known(name.strip()) for name in lines[0]] if lines else []
+    sheet = read_sheet(path)
+    names = [_known(name) for name in sheet.header]
     missing = [name for name in _NEEDED if name not in names]
     if missing:
         raise _no_table(path, f"none of {', '.join(names) or 'no column'} called {' or '.join(missing)}")
     rows: dict[str, dict[str, str]] = {}
-    for number, cells in enumerate(lines[1:], 2):
+    for number, cells in sheet.rows:
         if len(cells) > len(names):
             raise _no_table(path, f"{len(cells)} cells under {len(names)} names in row {number}")
         line = dict(zip(names, [*(cell.strip() for cell in cells), *[""] * (len(names) - len(cells))], strict=True))
@@ -163,7 +148,7 @@ def read_table(path: Path) -> Table:
         if not line["uid"] or before["sequence"] != line["sequence"]:
             what = f"{before['sequence']} and {line['sequence']} for one uid" if line["uid"] else "no uid"
             raise _no_table(path, f"{what} in row {number}")
-    return Table(tuple(rows.values()), delimiter)
+    return Table(tuple(rows.values()), sheet.delimiter)
 
 
 def write_table(path: Path, table: Table) -> None:
@@ -184,15 +169,6 @@ def _word(headers: str, line: Mapping[str, str] | None, *, known: bool) -> str:
     if word in ("", proposed):
         return headers if word and proposed == headers else UNDECIDED
     return word
-
-
-def _text_of(content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252")
 
 
 def _known(name: str) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindgap.data.dicom import dicom_folder, need, read_series
-from mindgap.data.dicom_sequence import propose
+from mindgap.data.dicom_sequence import NONE, UNDECIDED, propose
 from mindgap.data.examinations import find_examinations
 from mindgap.data.folders import reason_of
-from mindgap.data.series_table import NONE, UNDECIDED, Decision, Seen, Table
+from mindgap.data.series_table import Decision, Seen, Table
 from mindgap.errors import InputError, MindgapError, SettingError
 from mindgap.progress import Progress, Say, mute, silent
 from mindgap.sequences import SEQUENCES
@@ -51,7 +51,7 @@ class Examination:
                 return f"{' and '.join(same)} are both {sequence} in the table"
         asked = []
         for one in self.decisions:
-            wanted = [str(sequence) for sequence in one.seen.may_be if sequence not in self.chosen]
+            wanted = [str(sequence) for sequence in one.seen.proposal.candidates if sequence not in self.chosen]
             if one.word == UNDECIDED and wanted:
                 asked.append(f"{one.name} may be {' or '.join(wanted)}")
         return "; ".join(asked)
@@ -115,7 +115,7 @@ def _copies(series: Mapping[str, tuple[Seen, ...]]) -> dict[str, str]:
     owners: dict[str, list[str]] = {}
     for case_id, seen in series.items():
         for one in seen:
-            owners.setdefault(one.proposal.series.uid, []).append(case_id)
+            owners.setdefault(one.uid, []).append(case_id)
     found: dict[str, str] = {}
     for names in owners.values():
         for case_id in names if len(names) > 1 else ():
